@@ -1,0 +1,105 @@
+"""ftbench: which fine-tuning strategy wins at which data budget, by how much, at what cost.
+
+The names below are the public ones; they are imported when they are first used, so that
+``import ftbench`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftbench.backbone import Backbone, BackboneFamily, Model, Stage
+    from ftbench.component import Options
+    from ftbench.config import SweepSpec, load_spec
+    from ftbench.errors import FtbenchError
+    from ftbench.fisher import diagonal_fisher
+    from ftbench.hookspecs import hookimpl
+    from ftbench.ops import QuadraticPenalty
+    from ftbench.plugins import load_catalogue
+    from ftbench.recipe import Recipe
+    from ftbench.records import RunRecord, RunSpec
+    from ftbench.results import load_results
+    from ftbench.strategy import Strategy, StrategyOptions
+    from ftbench.sweep import run_sweep
+    from ftbench.task import (
+        Batch,
+        ClassificationTask,
+        Examples,
+        Metric,
+        Source,
+        SourceTask,
+        Task,
+        TensorExamples,
+        data_fingerprint,
+    )
+
+_HOMES = {
+    "backbone": ("Backbone", "BackboneFamily", "Model", "Stage"),
+    "component": ("Options",),
+    "config": ("SweepSpec", "load_spec"),
+    "errors": ("FtbenchError",),
+    "fisher": ("diagonal_fisher",),
+    "hookspecs": ("hookimpl",),
+    "ops": ("QuadraticPenalty",),
+    "plugins": ("load_catalogue",),
+    "recipe": ("Recipe",),
+    "records": ("RunRecord", "RunSpec"),
+    "results": ("load_results",),
+    "strategy": ("Strategy", "StrategyOptions"),
+    "sweep": ("run_sweep",),
+    "task": (
+        "Batch",
+        "ClassificationTask",
+        "Examples",
+        "Metric",
+        "Source",
+        "SourceTask",
+        "Task",
+        "TensorExamples",
+        "data_fingerprint",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Backbone",
+    "BackboneFamily",
+    "Batch",
+    "ClassificationTask",
+    "Examples",
+    "FtbenchError",
+    "Metric",
+    "Model",
+    "Options",
+    "QuadraticPenalty",
+    "Recipe",
+    "RunRecord",
+    "RunSpec",
+    "Source",
+    "SourceTask",
+    "Stage",
+    "Strategy",
+    "StrategyOptions",
+    "SweepSpec",
+    "Task",
+    "TensorExamples",
+    "data_fingerprint",
+    "diagonal_fisher",
+    "hookimpl",
+    "load_catalogue",
+    "load_results",
+    "load_spec",
+    "run_sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ftbench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"ftbench.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,130 @@
+"""Backbones: a pre-trained model cut into ordered stages, input to output, and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ftbench.component import Component
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a strategy is told about one part of a model.
+
+    ``index`` counts from the input; the head's index is ``depth``, the number of stages.
+    """
+
+    index: int
+    depth: int
+    name: str
+
+    @property
+    def is_head(self) -> bool:
+        """Whether this is the new head rather than a stage of the backbone."""
+        return self.index == self.depth
+
+    @property
+    def from_top(self) -> int:
+        """The distance from the head: 0 for the head itself, 1 for the last stage."""
+        return self.depth - self.index
+
+
+class Model(nn.Module):
+    """Stages and a head in sequence; ``model(x)`` is the head of the last stage's features."""
+
+    def __init__(self, stages: Sequence[tuple[str, nn.Module]], head: nn.Module) -> None:
+        super().__init__()
+        self.stage_names = tuple(name for name, _ in stages)
+        self.stages = nn.ModuleList(module for _, module in stages)
+        self.head = head
+
+    def parts(self) -> list[tuple[Stage, nn.Module]]:
+        """Return each stage and then the head, with what a strategy is told about it."""
+        depth = len(self.stages)
+        names = (*self.stage_names, "head")
+        modules = (*self.stages, self.head)
+        return [
+            (Stage(index, depth, name), module)
+            for index, (name, module) in enumerate(zip(names, modules, strict=True))
+        ]
+
+    def features(self, inputs: Any, frozen: int = 0) -> Any:
+        """Return the last stage's output; the first ``frozen`` stages run outside autograd."""
+        with torch.no_grad():
+            for stage in self.stages[:frozen]:
+                inputs = stage(inputs)
+        for stage in self.stages[frozen:]:
+            inputs = stage(inputs)
+        return inputs
+
+    def forward(self, inputs: Any, frozen: int = 0) -> Any:
+        """Return the head's output, with the first ``frozen`` stages outside autograd."""
+        return self.head(self.features(inputs, frozen))
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the backbone's parameters by name: those that a source model has as well."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("head.")
+        }
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a family builds: fresh modules that the run may change.
+
+    ``features`` is the width of the last stage's output (N, features). ``source_head`` maps it to
+    the source task's outputs, None where the family has none.
+    """
+
+    stages: Sequence[tuple[str, nn.Module]]
+    features: int
+    source_head: nn.Module | None = None
+
+
+class BackboneFamily(Component):
+    """Base of a backbone plugin: builds a backbone, pre-trained or from random weights."""
+
+    kind: ClassVar[str] = "backbone"
+    source: ClassVar[str | None] = None
+    """Name of the source task that ``source_head`` was trained on."""
+
+    def build(self, *, pretrained: bool) -> Backbone:
+        """Return new modules with pre-trained weights, or random ones.
+
+        Random weights may be drawn from torch's global generator: the run seeds it.
+        """
+        raise NotImplementedError(f"backbone '{self.name}' must define build()")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the pre-trained weights; it is part of a run's key."""
+        raise NotImplementedError(f"backbone '{self.name}' must define fingerprint()")
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of scalars in a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+NORMS: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norms of every dimension
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+def undecayed_parameters(module: nn.Module) -> set[Tensor]:
+    """Return the parameters that never take weight decay: biases and normalisation parameters."""
+    return {
+        parameter
+        for child in module.modules()
+        for name, parameter in child.named_parameters(recurse=False)
+        if isinstance(child, NORMS) or name == "bias" or name.endswith("_bias")
+    }

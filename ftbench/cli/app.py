@@ -1,0 +1,154 @@
+"""The commands of ``ftbench``. Heavy modules are imported where a command needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ftbench.errors import FtbenchError
+
+app = typer.Typer(
+    name="ftbench",
+    help="Which fine-tuning strategy wins at which data budget, by how much, and at what cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+DEFAULT_OUT = Path("ftbench-results")
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A results directory.")]
+
+
+def main() -> None:
+    """Run the command line: exit 2 for a message to the user, 130 for an interrupt."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except FtbenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+@app.command()
+def sweep(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="[SPEC.toml]", help="What to run; flags override it.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task, say digits.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone, say glyphnet.")] = None,
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma list; options in brackets, a list there is a grid: "
+            "'full,partial(stages=[1,2])'."
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Comma list of label budgets: counts, 10%, full.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma list; 5 alone is the seed 5.")] = None,
+    num_seeds: Annotated[int | None, typer.Option(min=1, help="The first N seeds.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any spec key, say recipe.optimizer=sgd."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Results directory.")] = DEFAULT_OUT,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
+    ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUS,…",
+            help="Which failures to try again, or none. Default: all but diverged.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes 20 and 100, seed 0, where not given.")
+    ] = False,
+) -> None:
+    """Run strategies × sizes × seeds, skipping what is done, and print the table."""
+    from ftbench.cli import sweeping
+
+    overrides = sweeping.overrides(
+        task=task,
+        backbone=backbone,
+        strategies=strategies,
+        sizes=sizes,
+        seeds=seeds,
+        num_seeds=num_seeds,
+        steps=steps,
+        device=device,
+        settings=settings or [],
+        quick=quick,
+    )
+    raise typer.Exit(sweeping.sweep(spec, overrides, out, retry=retry, dry_run=dry_run))
+
+
+@app.command()
+def table(
+    directory: Directory,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", help="markdown, csv or a plugin's; default: for the terminal."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A score or cost, say nll or source_accuracy_after.")
+    ] = None,
+) -> None:
+    """Remake the table from the records, running nothing."""
+    from ftbench.cli import tables
+
+    tables.show(directory, format_name=format_name, metric=metric)
+
+
+@app.command()
+def status(
+    directory: Directory,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC.toml]", help="The plan; default: DIR/spec.toml."),
+    ] = None,
+    why_rerun: Annotated[
+        bool, typer.Option("--why-rerun", help="Name the field that makes each pending run new.")
+    ] = False,
+) -> None:
+    """Count runs by status."""
+    from ftbench.cli import status as status_command
+
+    status_command.show(directory, spec, why_rerun=why_rerun)
+
+
+@app.command()
+def plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List strategies, tasks, backbones, formats and hooks with owner, version and load errors."""
+    from ftbench.cli import listing
+
+    raise typer.Exit(listing.show(as_json=as_json))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"ftbench {version('ftbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Which fine-tuning strategy wins at which data budget, by how much, and at what cost."""

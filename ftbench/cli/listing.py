@@ -1,0 +1,77 @@
+"""``ftbench plugins``: what is installed, from whom, and what failed to load."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from ftbench.plugins import Catalogue, load_catalogue
+
+
+def show(*, as_json: bool) -> int:
+    """Print the catalogue; return 1 where a plugin failed to load or two claim one name."""
+    catalogue = load_catalogue()
+    if as_json:
+        typer.echo(json.dumps(_as_dict(catalogue), indent=2))
+    else:
+        _print(catalogue)
+    return 1 if catalogue.errors or catalogue.conflicts() else 0
+
+
+def _as_dict(catalogue: Catalogue) -> dict[str, object]:
+    return {
+        "components": [
+            {
+                "kind": entry.kind,
+                "name": entry.name,
+                "owner": entry.owner.distribution,
+                "version": entry.owner.version,
+                "options": _options(entry.value),
+            }
+            for entry in catalogue.entries
+        ],
+        "hooks": catalogue.hook_owners(),
+        "errors": [
+            {
+                "owner": error.owner.distribution,
+                "version": error.owner.version,
+                "entry_point": error.entry_point,
+                "error": error.error,
+            }
+            for error in catalogue.errors
+        ],
+        "conflicts": catalogue.conflicts(),
+    }
+
+
+def _options(value: object) -> dict[str, str]:
+    """Return a component's options with their defaults; a format has none."""
+    options = getattr(value, "Options", None)
+    fields = getattr(options, "model_fields", {})
+    return {
+        name: repr(field.get_default(call_default_factory=True)) for name, field in fields.items()
+    }
+
+
+def _print(catalogue: Catalogue) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table("kind", "name", "owner", "options and defaults", box=None, pad_edge=False)
+    for entry in catalogue.entries:
+        options = ", ".join(f"{name}={value}" for name, value in _options(entry.value).items())
+        table.add_row(entry.kind, entry.name, str(entry.owner), Text(options))
+    console.print(table)
+    console.print()
+    hooks = Table("hook", "implemented by", box=None, pad_edge=False)
+    for hook, owners in catalogue.hook_owners().items():
+        hooks.add_row(hook, ", ".join(sorted(set(owners))) or "–")
+    console.print(hooks)
+    for error in catalogue.errors:
+        line = f"\nload error: {error.owner}, {error.entry_point}: {error.error}"
+        console.print(line, style="red", markup=False, highlight=False)
+    for conflict in catalogue.conflicts():
+        console.print(f"\nconflict: {conflict}", style="red", markup=False, highlight=False)

@@ -1,0 +1,156 @@
+"""How a sweep shows its progress: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import typer
+
+from ftbench.records import RunRecord, RunSpec
+from ftbench.sweep import Plan, Progress
+
+
+def readable_seconds(seconds: float) -> str:
+    """Return a duration as people say it: ``48 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+class ConsoleProgress(Progress):
+    """Counts runs and estimates what is left; a context manager around a sweep."""
+
+    def __init__(self) -> None:
+        self.runs_finished = 0
+        self._plan = Plan((), ())
+        self._started = time.monotonic()
+        self._seconds: dict[str, list[float]] = {}
+
+    def __enter__(self) -> Self:
+        """Begin the display."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the display."""
+
+    def planned(self, plan: Plan) -> None:
+        """Say how much there is to do."""
+        self._plan, self._started = plan, time.monotonic()
+        skipped = len(plan.runs) - len(plan.pending)
+        self._say(f"{len(plan.runs)} runs, {skipped} already done, {len(plan.pending)} to run")
+
+    def finished(self, record: RunRecord) -> None:
+        """Count the run."""
+        self.runs_finished += 1
+        self._seconds.setdefault(record.labels["strategy"], []).append(record.run_seconds)
+
+    def seconds_left(self) -> float | None:
+        """Return the estimate for the pending runs, by the mean of each one's strategy so far."""
+        if not self._seconds:
+            return None
+        everything = [s for seconds in self._seconds.values() for s in seconds]
+        overall = sum(everything) / len(everything)
+        means = {label: sum(s) / len(s) for label, s in self._seconds.items()}
+        left = self._plan.pending[self.runs_finished :]
+        return sum(means.get(run.strategy.label, overall) for run in left)
+
+    def _say(self, line: str) -> None:
+        typer.echo(line, err=True)
+
+    def _outcome(self, record: RunRecord) -> str:
+        identity = record.identity
+        name = f"{record.labels['strategy']} at size {identity['size']}, seed {identity['seed']}"
+        score = record.scores.get("accuracy")
+        value = f" accuracy {100 * score:.1f} %" if score is not None else ""
+        message = f" ({record.message})" if record.message else ""
+        return f"{name}: {record.status}{value}{message}"
+
+
+class PlainProgress(ConsoleProgress):
+    """A line a run, for logs and pipes."""
+
+    def finished(self, record: RunRecord) -> None:
+        """Print the run's outcome, how many are done and the time left."""
+        super().finished(record)
+        left = self.seconds_left()
+        rest = f", {readable_seconds(left)} left" if left else ""
+        self._say(f"[{self.runs_finished}/{len(self._plan.pending)}{rest}] {self._outcome(record)}")
+
+
+class LiveProgress(ConsoleProgress):
+    """A bar over the runs, and one over the steps of the current run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._runs: Any = None
+        self._steps: Any = None
+
+    def __enter__(self) -> Self:
+        """Begin the display."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the display away."""
+        self._bars.stop()
+
+    def planned(self, plan: Plan) -> None:
+        """Show the bars."""
+        super().planned(plan)
+        self._runs = self._bars.add_task("runs", total=len(plan.pending), note="")
+        self._steps = self._bars.add_task("", total=None, note="")
+
+    def started(self, spec: RunSpec) -> None:
+        """Name the current run."""
+        self._bars.reset(self._steps, description=spec.describe(), total=None, note="")
+
+    def stepped(self, step: int, total_steps: int) -> None:
+        """Move the current run's bar."""
+        self._bars.update(self._steps, completed=step, total=total_steps)
+
+    def finished(self, record: RunRecord) -> None:
+        """Move the runs' bar, and leave a line only for a run that did not end well."""
+        super().finished(record)
+        left = self.seconds_left()
+        note = f"{readable_seconds(left)} left" if left else ""
+        self._bars.update(self._runs, completed=self.runs_finished, note=note)
+        if record.status != "ok":
+            self._say(self._outcome(record))
+
+    def _say(self, line: str) -> None:
+        self._bars.console.print(line, highlight=False, markup=False)
+
+
+def make_progress() -> ConsoleProgress:
+    """Return the display that fits standard error."""
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()

@@ -1,0 +1,128 @@
+"""``ftbench sweep``: flags → spec, the run with its progress, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ftbench import config
+from ftbench import sweep as sweeps
+from ftbench.cli import tables
+from ftbench.cli.progress import make_progress, readable_seconds
+from ftbench.component import split_references
+from ftbench.config import SweepSpec
+from ftbench.errors import SpecError
+from ftbench.plugins import load_catalogue
+from ftbench.records import Status
+from ftbench.store import read_records
+
+
+def overrides(
+    *,
+    task: str | None,
+    backbone: str | None,
+    strategies: str | None,
+    sizes: str | None,
+    seeds: str | None,
+    num_seeds: int | None,
+    steps: int | None,
+    device: str | None,
+    settings: Sequence[str],
+    quick: bool,
+) -> dict[str, Any]:
+    """Return the spec keys that flags set; a flag wins over ``--set``, which wins over --quick."""
+    if seeds is not None and num_seeds is not None:
+        raise SpecError("--seeds and --num-seeds both choose the seeds; give one of them")
+    values: dict[str, Any] = dict(config.QUICK) if quick else {}
+    recipe: dict[str, Any] = {}
+    for text in settings:
+        path, value = config.parse_assignment(text)
+        if len(path) == 2 and path[0] == "recipe":
+            recipe[path[1]] = value
+        elif len(path) == 1 and path[0] != "recipe":
+            values[path[0]] = value
+        else:
+            raise SpecError(f"--set '{text}': keys are KEY or recipe.KEY")
+    flags = {
+        "task": task,
+        "backbone": backbone,
+        "strategies": None if strategies is None else split_references(strategies),
+        "sizes": None if sizes is None else config.parse_sizes(sizes),
+        "seeds": None if seeds is None else config.parse_seeds(seeds),
+        "device": device,
+    }
+    values.update({name: value for name, value in flags.items() if value is not None})
+    if num_seeds is not None:
+        values["seeds"] = list(range(num_seeds))
+    if steps is not None:
+        recipe["steps"] = steps
+    return {**values, "recipe": recipe} if recipe else values
+
+
+def sweep(
+    path: Path | None, changes: dict[str, Any], out: Path, *, retry: str | None, dry_run: bool
+) -> int:
+    """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
+    spec = config.load_spec(path, changes)
+    statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
+    if dry_run:
+        _print_plan(spec, out, statuses)
+        return 0
+    progress = make_progress()
+    try:
+        with progress:
+            plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\ninterrupted after {progress.runs_finished} runs; every finished run is in {out}, "
+            "the same command goes on from there",
+            err=True,
+        )
+        return 130
+    tables.show(out)
+    typer.echo(f"\nResults: {out}/results.csv, {out}/results.parquet, {out}/runs.jsonl")
+    return _report_failures(plan)
+
+
+def _report_failures(plan: sweeps.Plan) -> int:
+    failed = [record for record in plan.done.values() if record.status != "ok"]
+    if not failed:
+        return 0
+    typer.echo(f"\n{len(failed)} of {len(plan.runs)} runs did not end well:", err=True)
+    lines = {f"{r.labels['strategy']}: {r.status}: {r.message}" for r in failed}
+    for line in sorted(lines)[:10]:
+        typer.echo(f"  {line}", err=True)
+    if len(lines) > 10:
+        typer.echo(f"  and {len(lines) - 10} more; see the message column", err=True)
+    return 1
+
+
+def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
+    catalogue = load_catalogue()
+    runs = sweeps.expand(spec, catalogue)
+    records = read_records(out) if out.is_dir() else []
+    plan = sweeps.make_plan(runs, records, retry)
+    ok = sum(record.status == "ok" for record in plan.done.values())
+    typer.echo(f"task {spec.task}, backbone {spec.backbone}, results in {out}")
+    typer.echo(f"{_axes(plan)} = {len(runs)} runs, {ok} already done, {len(plan.pending)} to run")
+    for reason, count in sweeps.reasons(plan, records).most_common():
+        typer.echo(f"  {count} × {reason}")
+    if plan.pending:
+        known = sweeps.estimate_seconds(plan, records)
+        seconds = sweeps.probe_seconds(plan, spec, catalogue) if known is None else known
+        basis = "short trials here" if known is None else "the finished runs"
+        typer.echo(f"estimated time: {readable_seconds(seconds)} (from {basis})")
+
+
+def _axes(plan: sweeps.Plan) -> str:
+    strategies = list(dict.fromkeys(run.strategy.label for run in plan.runs))
+    sizes = sorted({run.size for run in plan.runs})
+    seeds = sorted({run.seed for run in plan.runs})
+    return (
+        f"{len(strategies)} strategies ({', '.join(strategies)}) × "
+        f"{len(sizes)} sizes ({', '.join(map(str, sizes))}) × "
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    )

@@ -1,0 +1,151 @@
+"""A TOML file and flags → a SweepSpec."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ftbench.component import explain, split_references
+from ftbench.errors import SpecError, did_you_mean
+from ftbench.recipe import Recipe
+
+
+class SweepSpec(BaseModel):
+    """The grid that a sweep covers. The defaults are the embedded benchmark."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    task: str = "digits"
+    backbone: str = "glyphnet"
+    strategies: tuple[str, ...] = Field(
+        ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc"), min_length=1
+    )
+    sizes: tuple[int | str, ...] = Field((20, 50, 100, 400), min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    device: str = "auto"
+    threads: int = Field(1, gt=0, description="CPU threads a run; part of its key")
+    deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")
+    timeout_seconds: float | None = Field(None, gt=0, description="for the training of one run")
+    recipe: Recipe = Recipe()
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        index = value.removeprefix("cuda:")
+        if value in ("auto", "cpu", "cuda") or (index != value and index.isdecimal()):
+            return value
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if min(values) < 0 or len(set(values)) < len(values):
+            raise ValueError("expected different numbers of at least 0")
+        return values
+
+
+QUICK: dict[str, Any] = {"sizes": [20, 100], "seeds": [0]}
+"""What ``--quick`` asks for: a corner of the default grid, whose runs the whole grid reuses."""
+
+
+def load_spec(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+    """Return the spec of a TOML file (or of the defaults) with overrides laid over it.
+
+    Overrides are spec keys; ``recipe`` there is merged key by key. SpecError names the file, the
+    wrong key and the nearest right one.
+    """
+    values = read_toml(path) if path is not None else {}
+    where = str(path) if path is not None else "the command line"
+    overrides = dict(overrides or {})
+    recipe = overrides.pop("recipe", {})
+    values.update(overrides)
+    if recipe:
+        values["recipe"] = _merged_recipe(values.get("recipe", {}), recipe)
+    return parse_spec(values, where)
+
+
+def parse_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
+    """Return the validated spec; SpecError says what is wrong in ``where``."""
+    _refuse_unknown(values, SweepSpec.model_fields, where, "key")
+    recipe = values.get("recipe", {})
+    if isinstance(recipe, Mapping):
+        _refuse_unknown(recipe, Recipe.model_fields, where, "key", "recipe.")
+    try:
+        return SweepSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(explain(error, SweepSpec.model_fields, where, "key")) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file's values; SpecError where it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from error
+
+
+def to_toml(spec: SweepSpec) -> str:
+    """Return the spec as TOML that :func:`load_spec` reads back to an equal spec."""
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """Return the dotted key's parts and the value of ``recipe.steps=300``.
+
+    Values are TOML; a bare word is a string, ``none`` clears a setting.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise SpecError(f"cannot read --set '{text}'; write KEY=VALUE, say recipe.steps=300")
+    return key.strip().split("."), _literal(value.strip())
+
+
+def parse_sizes(text: str) -> list[int | str]:
+    """Return the sizes of a comma list such as ``20,10%,full``."""
+    return [int(part) if part.isdecimal() else part for part in split_references(text)]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of a comma list; ``5`` alone is the single seed 5."""
+    try:
+        return [int(part) for part in split_references(text)]
+    except ValueError as error:
+        raise SpecError(f"cannot read the seeds '{text}'; write a comma list, say 0,1,2") from error
+
+
+def _literal(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merged_recipe(base: Any, changes: Mapping[str, Any]) -> Any:
+    """Lay changes over a recipe; a new length replaces the other kind of length."""
+    if not isinstance(base, Mapping):
+        return base  # the validation says what is wrong with it
+    merged = {**base, **changes}
+    for length, other in (("steps", "epochs"), ("epochs", "steps")):
+        if changes.get(length) is not None and other not in changes:
+            merged.pop(other, None)
+    return merged
+
+
+def _refuse_unknown(
+    values: Mapping[str, Any], known: Mapping[str, Any], where: str, noun: str, prefix: str = ""
+) -> None:
+    for name in values:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise SpecError(
+                f"{where}: unknown {noun} '{prefix}{name}'{hint} (known: {', '.join(known)})"
+            )

@@ -1,0 +1,85 @@
+"""The diagonal Fisher information from per-sample gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ftbench import rng
+from ftbench.ops import accumulate_fisher_
+
+
+def diagonal_fisher(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    parameters: Sequence[str],
+    labels: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 25,
+) -> dict[str, Tensor]:
+    """Return the mean over samples of the squared per-sample gradient of −log p(y | x).
+
+    ``model`` maps ``inputs`` (N, ...) to logits (N, K); ``parameters`` names those wanted, and the
+    result holds a float32 tensor of each one's shape. Without ``labels`` they are drawn from the
+    model's own prediction, which gives the true Fisher (Kunstner et al. 2019, "Limitations of the
+    empirical Fisher approximation"); with ``labels`` (N,) it is the empirical one. ``batch_size``
+    only bounds the memory: squares are taken sample by sample, so the result is the same at any.
+
+    The model is used in eval mode, so normalisation statistics neither move nor mix samples; its
+    training flags come back as they were.
+    """
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return _mean_squared_gradients(model, inputs, parameters, labels, seed, batch_size)
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def _mean_squared_gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    parameters: Sequence[str],
+    labels: Tensor | None,
+    seed: int,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    values = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+    wanted = {name: values[name] for name in parameters}
+    fisher = {
+        name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in wanted.items()
+    }
+
+    def loss(chosen: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
+        logits = torch.func.functional_call(
+            model, ({**values, **chosen}, buffers), (sample.unsqueeze(0),)
+        )
+        return F.cross_entropy(logits, label.unsqueeze(0))
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    for start in range(0, len(inputs), batch_size):
+        batch = inputs[start : start + batch_size]
+        drawn = (
+            _drawn_labels(model, batch, seed, start)
+            if labels is None
+            else labels[start:][: len(batch)]
+        )
+        gradients = per_sample(wanted, batch, drawn)
+        accumulate_fisher_(list(fisher.values()), [gradients[name] for name in fisher])
+    return {name: total / len(inputs) for name, total in fisher.items()}
+
+
+def _drawn_labels(model: nn.Module, inputs: Tensor, seed: int, first: int) -> Tensor:
+    """Draw one label a sample from the model's prediction; sample i's draw depends on i alone."""
+    with torch.no_grad():
+        cumulative = model(inputs).double().softmax(dim=1).cumsum(dim=1)
+    draws = torch.from_numpy(rng.uniforms(first + len(inputs), seed, "fisher labels")[first:])
+    draws = draws.to(cumulative.device).unsqueeze(1)
+    # The last cumulative sum may round to just below a draw, hence the clamp.
+    return torch.searchsorted(cumulative, draws).squeeze(1).clamp_(max=cumulative.shape[1] - 1)

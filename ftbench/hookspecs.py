@@ -1,0 +1,47 @@
+"""Every hook of ftbench. Mark an implementation with ``@ftbench.hookimpl``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ftbench.backbone import BackboneFamily
+    from ftbench.records import RunRecord, RunSpec
+    from ftbench.strategy import Strategy
+    from ftbench.task import Task
+
+hookspec = pluggy.HookspecMarker("ftbench")
+hookimpl = pluggy.HookimplMarker("ftbench")
+
+
+@hookspec
+def ftbench_strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
+    """Return strategy classes."""
+
+
+@hookspec
+def ftbench_tasks() -> Iterable[type[Task]]:  # type: ignore[empty-body]
+    """Return task classes."""
+
+
+@hookspec
+def ftbench_backbones() -> Iterable[type[BackboneFamily]]:  # type: ignore[empty-body]
+    """Return backbone families."""
+
+
+@hookspec
+def ftbench_report_formats() -> Mapping[str, Callable[[Any], str]]:  # type: ignore[empty-body]
+    """Return functions from a report Summary to text, by format name."""
+
+
+@hookspec
+def ftbench_run_started(spec: RunSpec) -> None:
+    """A run is about to start."""
+
+
+@hookspec
+def ftbench_run_finished(record: RunRecord) -> None:
+    """A run has ended, well or not, and its record is on disk."""

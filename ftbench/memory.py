@@ -1,0 +1,49 @@
+"""The peak memory of a stretch of code: on a GPU what torch allocated, on a CPU what it added."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Counts from its making; :meth:`peak_bytes` is None where the system cannot tell.
+
+    On CUDA, the most bytes that torch's allocator held at once. On a Linux CPU, the growth of the
+    process's peak resident memory, with freed memory handed back first so that an earlier run in
+    the same process does not hide it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._base: int | None = None
+        if device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError, AttributeError):  # not Linux with glibc
+                ctypes.CDLL(None).malloc_trim(0)
+                _CLEAR.write_text("5")  # resets the peak, see proc(5)
+                self._base = _peak_resident_bytes()
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak since the start, in bytes."""
+        if self._device.startswith("cuda"):
+            import torch
+
+            return int(torch.cuda.max_memory_allocated(self._device))
+        if self._base is None:
+            return None
+        return max(0, _peak_resident_bytes() - self._base)
+
+
+def _peak_resident_bytes() -> int:
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no VmHWM")

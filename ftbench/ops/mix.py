@@ -1,0 +1,245 @@
+"""mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019): the plan of a batch, and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ftbench import rng
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MeanStd = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class MixPlan:
+    """How each of a batch's B images is mixed with its partner.
+
+    ``partner`` (B,) int64 indexes the batch; ``weight`` (B,) float32 in [0, 1] is the image's own
+    share outside the box; ``box`` (B, 4) int32 is ``[top, left, bottom, right)`` in pixels, where
+    the partner's pixels are pasted, empty where nothing is. ``height`` and ``width`` are the
+    images' size, to which boxes are clipped.
+    """
+
+    partner: Tensor
+    weight: Tensor
+    box: Tensor
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        """Refuse tensors of another dtype, shape, device or range, naming the field."""
+        batch = len(self.partner)
+        for name, dtype, shape in (
+            ("partner", torch.int64, (batch,)),
+            ("weight", torch.float32, (batch,)),
+            ("box", torch.int32, (batch, 4)),
+        ):
+            tensor: Tensor = getattr(self, name)
+            if tensor.dtype != dtype:
+                raise TypeError(f"plan.{name} has dtype {tensor.dtype}, expected {dtype}")
+            if tensor.shape != shape:
+                raise ValueError(f"plan.{name} has shape {tuple(tensor.shape)}, expected {shape}")
+            if tensor.device != self.partner.device:
+                raise ValueError(
+                    f"plan.{name} is on {tensor.device}, plan.partner on {self.partner.device}"
+                )
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"height × width is {self.height} × {self.width}, expected positive")
+
+    @property
+    def clipped_box(self) -> Tensor:
+        """The boxes (B, 4) int32 clipped to the image; an inside-out box becomes empty."""
+        limit = torch.tensor(
+            [self.height, self.width] * 2, dtype=torch.int32, device=self.box.device
+        )
+        clipped = torch.minimum(self.box.clamp(min=0), limit)
+        start, stop = clipped[:, :2], clipped[:, 2:]
+        return torch.cat([start, torch.maximum(start, stop)], dim=1)
+
+    @property
+    def label_weight(self) -> Tensor:
+        """The weight (B,) float32 of each sample's own label, for the box's true clipped area."""
+        box = self.clipped_box.to(torch.float64)
+        area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+        # float64, since bfloat16 or float32 products would lose weight of small boxes.
+        share = 1.0 - area / (self.height * self.width)
+        return (self.weight.double() * share).float()
+
+    def to(self, device: torch.device | str) -> MixPlan:
+        """Return the plan with its tensors on ``device``."""
+        return MixPlan(
+            self.partner.to(device),
+            self.weight.to(device),
+            self.box.to(device),
+            self.height,
+            self.width,
+        )
+
+
+def sample_mix(
+    batch_size: int,
+    height: int,
+    width: int,
+    *,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    probability: float = 1.0,
+    switch_probability: float = 0.5,
+    seed: int,
+    step: int,
+) -> MixPlan:
+    """Draw the mixing plan of one batch, on the host, from (seed, step) alone.
+
+    With ``probability`` the batch is mixed; where both alphas are positive, CutMix is chosen with
+    ``switch_probability``. One λ ~ Beta(α, α) serves the batch, partners are a permutation of it,
+    and a box has area 1 − λ before it is clipped. ValueError for values out of range.
+    """
+    for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+    for name, value in (("probability", probability), ("switch_probability", switch_probability)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}, expected a number from 0 to 1")
+    if batch_size < 0:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 0")
+    apply, switch, level, row, column = rng.uniforms(5, seed, "mix", step).tolist()
+    partner = np.arange(batch_size, dtype=np.int64)
+    weight, box = 1.0, (0, 0, 0, 0)
+    if apply < probability and (mixup_alpha > 0 or cutmix_alpha > 0):
+        partner = rng.permutation(batch_size, seed, "mix partner", step)
+        if cutmix_alpha > 0 and (mixup_alpha == 0 or switch < switch_probability):
+            box = _centred_box(height, width, 1 - _beta(cutmix_alpha, level), row, column)
+        else:
+            weight = _beta(mixup_alpha, level)
+    return MixPlan(
+        torch.from_numpy(partner),
+        torch.full((batch_size,), weight, dtype=torch.float32),
+        torch.tensor([box], dtype=torch.int32).expand(batch_size, 4).contiguous(),
+        height,
+        width,
+    )
+
+
+def _beta(alpha: float, uniform: float) -> float:
+    """Return the Beta(α, α) quantile at ``uniform``: one uniform a draw, no rejection."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(alpha, alpha, uniform))
+
+
+def _centred_box(
+    height: int, width: int, area: float, row: float, column: float
+) -> tuple[int, int, int, int]:
+    """Return a box of share ``area`` around a uniform pixel, clipped to the image."""
+    half_height, half_width = (
+        round(height * area**0.5) / 2,
+        round(width * area**0.5) / 2,
+    )
+    top, left = int(row * height) - half_height, int(column * width) - half_width
+    bottom, right = top + 2 * half_height, left + 2 * half_width
+    return (
+        max(0, int(np.floor(top))),
+        max(0, int(np.floor(left))),
+        min(height, int(np.floor(bottom))),
+        min(width, int(np.floor(right))),
+    )
+
+
+def mix(
+    images: Tensor,
+    plan: MixPlan,
+    *,
+    normalize: MeanStd | None = None,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return the mixed batch (B, C, H, W).
+
+    ``images`` is (B, C, H, W) float32, float16 or bfloat16, or (B, H, W, C) uint8. Inside a
+    sample's box stands the partner's pixel v; outside it ``v = w·x + (1 − w)·x[partner]``. With
+    ``normalize=(mean, std)``, one number a channel, the result is ``(v/255 − mean)/std`` for uint8
+    and ``(v − mean)/std`` for floats. Arithmetic is float32, rounded once to ``dtype`` (default:
+    that of the images; float32 for uint8). ``out`` is filled and returned; it may be ``images``.
+
+    TypeError and ValueError name the argument, its value and what was expected.
+    """
+    batch, channels, height, width = _check_images(images, plan)
+    result_dtype = _result_dtype(images, dtype, out)
+    if out is not None and (
+        out.shape != (batch, channels, height, width) or out.device != images.device
+    ):
+        raise ValueError(
+            f"out is {tuple(out.shape)} on {out.device}, "
+            f"expected {(batch, channels, height, width)} on {images.device}"
+        )
+    own = images.permute(0, 3, 1, 2) if images.dtype == torch.uint8 else images
+    # A new tensor, so that an `out` overlapping `images` is still right.
+    own = own.float()
+    other = own[plan.partner]
+    weight = plan.weight.view(-1, 1, 1, 1)
+    mixed = torch.where(_inside(plan), other, weight * own + (1 - weight) * other)
+    if normalize is not None:
+        mean, std = (_channel_values(values, channels, own.device) for values in normalize)
+        mixed = (mixed / 255 if images.dtype == torch.uint8 else mixed).sub(mean).div(std)
+    if out is None:
+        return mixed.to(result_dtype)
+    return out.copy_(mixed)
+
+
+def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
+    if images.dtype not in (*_FLOATS, torch.uint8):
+        raise TypeError(
+            f"images have dtype {images.dtype}, expected float32, float16, bfloat16 or uint8"
+        )
+    layout = "(B, H, W, C)" if images.dtype == torch.uint8 else "(B, C, H, W)"
+    if images.dim() != 4:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, expected {layout} for {images.dtype}"
+        )
+    if images.dtype == torch.uint8:
+        batch, height, width, channels = images.shape
+    else:
+        batch, channels, height, width = images.shape
+    if (height, width) != (plan.height, plan.width):
+        raise ValueError(
+            f"images are {height} × {width} pixels, the plan is for {plan.height} × {plan.width}"
+        )
+    if len(plan.partner) != batch:
+        raise ValueError(f"the plan is for {len(plan.partner)} images, the batch has {batch}")
+    if plan.partner.device != images.device:
+        raise ValueError(f"the plan is on {plan.partner.device}, images on {images.device}")
+    if images.device.type == "cpu" and batch:
+        low, high = int(plan.partner.min()), int(plan.partner.max())
+        if low < 0 or high >= batch:
+            wrong = low if low < 0 else high
+            raise IndexError(f"plan.partner holds {wrong}, expected 0 to {batch - 1}")
+    return batch, channels, height, width
+
+
+def _result_dtype(images: Tensor, dtype: torch.dtype | None, out: Tensor | None) -> torch.dtype:
+    default = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    chosen = dtype or (out.dtype if out is not None else default)
+    if chosen not in _FLOATS:
+        raise TypeError(f"dtype is {chosen}, expected float32, float16 or bfloat16")
+    if out is not None and out.dtype != chosen:
+        raise TypeError(f"out has dtype {out.dtype}, expected {chosen}")
+    return chosen
+
+
+def _channel_values(values: Sequence[float], channels: int, device: torch.device) -> Tensor:
+    if len(values) != channels:
+        raise ValueError(f"normalize has {len(values)} values, the images {channels} channels")
+    return torch.tensor(list(values), dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+
+def _inside(plan: MixPlan) -> Tensor:
+    """Return (B, 1, H, W) bool: which pixels the partner's are pasted over."""
+    top, left, bottom, right = (side.view(-1, 1, 1, 1) for side in plan.clipped_box.unbind(dim=1))
+    row = torch.arange(plan.height, device=plan.box.device).view(1, 1, -1, 1)
+    column = torch.arange(plan.width, device=plan.box.device).view(1, 1, 1, -1)
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)

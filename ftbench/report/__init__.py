@@ -1,0 +1,1 @@
+"""Records → tidy frames, statistics over seeds, and tables as text."""

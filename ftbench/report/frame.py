@@ -1,0 +1,77 @@
+"""Records → the tidy DataFrame, one row a run; its columns are documented in docs/results.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from ftbench.records import RunRecord, identity_key
+
+_ENVIRONMENT = ("ftbench", "torch", "python", "processor", "platform", "commit")
+_FIRST_COLUMNS = (
+    "task",
+    "backbone",
+    "strategy",
+    "size",
+    "seed",
+    "status",
+    "message",
+)
+
+
+def condition_of(identity: Mapping[str, Any]) -> str:
+    """Return 12 hex digits shared by the runs that one table may compare.
+
+    They are the hash of everything in the identity but strategy, size and seed.
+    """
+    shared = {k: v for k, v in identity.items() if k not in ("strategy", "size", "seed")}
+    return identity_key(shared)[:12]
+
+
+def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Return one row a record, with the columns in a fixed order; scores missing are NaN."""
+    rows = [_row(record) for record in records]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
+    if frame.empty:
+        return pd.DataFrame(columns=[*_FIRST_COLUMNS, "key", "condition"])
+    return frame.sort_values(
+        ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"],
+        kind="stable",
+    ).reset_index(drop=True)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    identity, environment = record.identity, record.environment
+    return {
+        **dict(
+            zip(_FIRST_COLUMNS[:3], (record.labels[n] for n in _FIRST_COLUMNS[:3]), strict=True)
+        ),
+        "size": identity["size"],
+        "seed": identity["seed"],
+        "status": record.status,
+        "message": record.message,
+        **record.scores,
+        **record.costs,
+        "device": environment.get("device", ""),
+        "device_type": environment.get("device_type", ""),
+        **record.protocol,
+        **{f"recipe_{name}": value for name, value in identity["recipe"].items()},
+        "threads": identity["threads"],
+        "deterministic": identity["deterministic"],
+        "strategy_name": identity["strategy"]["name"],
+        "strategy_version": identity["strategy"]["version"],
+        "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
+        "strategy_owner": environment.get("strategy_owner", ""),
+        "task_version": identity["task"]["version"],
+        "task_fingerprint": identity["task"]["fingerprint"],
+        "backbone_version": identity["backbone"]["version"],
+        "backbone_fingerprint": identity["backbone"]["fingerprint"],
+        **{f"env_{name}": environment.get(name, "") for name in _ENVIRONMENT},
+        "started_at": record.started_at,
+        "run_seconds": record.run_seconds,
+        "condition": condition_of(identity),
+        "key": record.key,
+    }

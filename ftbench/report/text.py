@@ -1,0 +1,75 @@
+"""How a cell reads: the strings that every text format shares."""
+
+from __future__ import annotations
+
+from ftbench.report.summary import Cell, Table
+from ftbench.stats import Interval
+from ftbench.task import Metric
+
+
+def number(value: float, metric: Metric) -> str:
+    """Return a score with the digits that its unit deserves."""
+    if metric.percent:
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def interval(value: Interval | None, metric: Metric) -> str:
+    """Return ``mean ± half width``; the mean alone for one seed; a dash for none."""
+    if value is None:
+        return "–"
+    mean = number(value.mean, metric)
+    return mean if value.half_width is None else f"{mean} ± {number(value.half_width, metric)}"
+
+
+def missing(cell: Cell) -> str:
+    """Return which runs are missing from a cell, ``""`` for none."""
+    return ", ".join(f"{count} {status}" for status, count in cell.missing.items())
+
+
+def cell(value: Cell, metric: Metric) -> str:
+    """Return a cell without emphasis: interval, tie mark, missing runs."""
+    lost = missing(value)
+    if value.interval is None:
+        return lost or "–"
+    tie = " ≈" if value.standing == "tied" else ""
+    return interval(value.interval, metric) + tie + (f" ({lost})" if lost else "")
+
+
+def headings(table: Table) -> list[str]:
+    """Return the column titles of a table."""
+    largest = table.sizes[-1]
+    return [
+        "strategy",
+        *(str(size) for size in table.sizes),
+        f"source kept at {largest}",
+        f"train s at {largest}",
+        "trainable",
+    ]
+
+
+def caption(table: Table) -> str:
+    """Return what the table shows, in a line."""
+    return f"{table.title}: {table.metric.title} by number of labels"
+
+
+def notes(table: Table) -> list[str]:
+    """Return the lines under a table."""
+    before = table.source_accuracy_before
+    source = (
+        [] if before is None else [f"Source accuracy before fine-tuning: {100 * before:.1f} %."]
+    )
+    return [*table.notes, *source]
+
+
+SOURCE_METRIC = Metric("source_accuracy_after", "source accuracy kept (%)", percent=True)
+
+
+def cost_cells(table: Table, index: int) -> list[str]:
+    """Return the cells of row ``index`` to the right of its scores."""
+    row = table.rows[index]
+    return [
+        interval(row.source_kept, SOURCE_METRIC),
+        "–" if row.train_seconds is None else f"{row.train_seconds:.2f}",
+        "–" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
+    ]

@@ -1,0 +1,291 @@
+"""One RunSpec → one RunRecord; a failure becomes a record too."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from ftbench import environment, rng, scores, subsets
+from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
+from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError, SpecError
+from ftbench.evaluate import evaluate
+from ftbench.memory import PeakMemory
+from ftbench.plugins import Catalogue
+from ftbench.recipe import Recipe
+from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
+from ftbench.strategy import Strategy
+from ftbench.task import Examples, Source, SourceTask, Task
+from ftbench.train import TrainingLog, train
+
+OnStep = Callable[[int, int], None]
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda:N`` for auto, cpu, cuda or cuda:N; SpecError where it is absent."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise SpecError(
+            f"device {device} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu or auto"
+        )
+    return f"cuda:{index}"
+
+
+def run_one(
+    spec: RunSpec,
+    catalogue: Catalogue,
+    *,
+    device: str,
+    timeout_seconds: float | None = None,
+    on_step: OnStep | None = None,
+) -> RunRecord:
+    """Return the record of one run, whatever becomes of it; only an interrupt passes through.
+
+    ``device`` is ``cpu`` or ``cuda:N``. The global state of torch (generators, threads,
+    deterministic mode) is as before afterwards.
+    """
+    started = time.perf_counter()
+    record = RunRecord(
+        key=spec.key,
+        status="ok",
+        message="",
+        identity=spec.identity(),
+        labels=labels_of(spec),
+        started_at=utc_now(),
+        environment={
+            **environment.machine(),
+            "device": environment.device_name(device),
+            "device_type": device.partition(":")[0],
+            "strategy_owner": str(catalogue.find("strategy", spec.strategy.name).owner),
+        },
+    )
+    try:
+        with _execution(spec):
+            result = _Run(spec, catalogue, device, timeout_seconds, on_step).carry_out()
+        record = replace(record, **result)
+    except Exception as error:
+        record = replace(record, status=_status(error), message=_message(error))
+    return replace(record, run_seconds=time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _execution(spec: RunSpec) -> Iterator[None]:
+    """Set threads, deterministic mode and generators for the run; put them back after it."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(spec.threads)
+    if spec.deterministic:
+        # cuBLAS is deterministic only with this, and only where it is set before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with rng.isolated(spec.seed, "run"):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class _Budget:
+    """The rows of a run, in their roles."""
+
+    training: Examples
+    validation: Examples | None
+    fingerprint: str
+
+
+class _Run:
+    """The parts of one run, from the spec to the scores."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        catalogue: Catalogue,
+        device: str,
+        timeout_seconds: float | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.on_step = on_step
+        self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.recipe = Recipe.model_validate(spec.recipe)
+        build = catalogue.build
+        self.task = cast(Task, build("task", spec.task.name, spec.task.options))
+        self.family = cast(
+            BackboneFamily, build("backbone", spec.backbone.name, spec.backbone.options)
+        )
+        self.strategy = cast(Strategy, build("strategy", spec.strategy.name, spec.strategy.options))
+
+    def carry_out(self) -> dict[str, Any]:
+        """Return the fields of the record that a finished run fills in."""
+        self._check_fingerprints()
+        budget = self._draw_budget()
+        backbone = self._build_backbone()
+        model = self._build_model(backbone)
+        source_task = self._source_task(backbone)
+        source_head = backbone.source_head.to(self.device) if backbone.source_head else None
+        before = self._source_accuracy(model, source_task, source_head)
+
+        self._warm_up(model, budget.training)
+        peak = PeakMemory(self.device)
+        started = time.perf_counter()
+        self.strategy.prepare(model, self._visible_source(source_task, source_head))
+        log = train(
+            model,
+            budget.training,
+            validation=budget.validation,
+            strategy=self.strategy,
+            recipe=self.recipe,
+            loss=self.task.loss,
+            seed=self.spec.seed,
+            deadline=self.deadline,
+            on_step=self.on_step,
+        )
+        self.strategy.finish(model)
+        self._wait()
+        train_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
+
+        # The one look at the test set.
+        results = dict(evaluate(model, self.task.test().to(self.device), self.task.score))
+        if before is not None:
+            results["source_accuracy_before"] = before
+            after = self._source_accuracy(model, source_task, source_head)
+            results["source_accuracy_after"] = cast(float, after)
+        _refuse_nonfinite(results)
+        return {
+            "scores": results,
+            "costs": {
+                "train_seconds": train_seconds,
+                "step_seconds": log.loop_seconds / log.steps,
+                "seconds_saved_by_cache": 0.0,
+                "peak_memory_bytes": peak_bytes,
+                "trainable_parameters": log.trainable_parameters,
+                "total_parameters": parameter_count(model),
+            },
+            "protocol": self._protocol(budget, log),
+        }
+
+    def _check_fingerprints(self) -> None:
+        for part, expected in ((self.task, self.spec.task), (self.family, self.spec.backbone)):
+            if part.fingerprint() != expected.fingerprint:
+                raise FtbenchError(
+                    f"the data or weights of {part.kind} '{part.name}' changed since the sweep "
+                    "was planned; start it again"
+                )
+
+    def _draw_budget(self) -> _Budget:
+        pool = self.task.pool()
+        rows = subsets.draw(pool.strata, self.spec.size, self.spec.seed)
+        chosen = pool.subset(rows)
+        training, validation = chosen, None
+        if self.recipe.patience is not None:
+            kept, held = subsets.split_validation(
+                chosen.strata, self.recipe.validation_share, self.spec.seed
+            )
+            training, validation = chosen.subset(kept), chosen.subset(held).to(self.device)
+        return _Budget(training.to(self.device), validation, subsets.fingerprint(rows))
+
+    def _build_backbone(self) -> Backbone:
+        with rng.isolated(self.spec.seed, "random weights"):
+            return self.family.build(pretrained=self.strategy.pretrained)
+
+    def _build_model(self, backbone: Backbone) -> Model:
+        head = self.task.head(
+            backbone.features, dropout=self.recipe.head_dropout, seed=self.spec.seed
+        )
+        return Model(backbone.stages, head).to(self.device)
+
+    def _source_task(self, backbone: Backbone) -> SourceTask | None:
+        """Return the source task where the backbone's source head was trained for it."""
+        source = self.task.source()
+        fits = source is not None and source.name == self.family.source
+        return source if fits and backbone.source_head is not None else None
+
+    def _visible_source(self, source: SourceTask | None, head: nn.Module | None) -> Source | None:
+        """Return what a strategy may see: samples, and a copy of the head."""
+        if source is None or head is None:
+            return None
+        return Source(source.samples.to(self.device), copy.deepcopy(head))
+
+    def _source_accuracy(
+        self, model: Model, source: SourceTask | None, head: nn.Module | None
+    ) -> float | None:
+        if source is None or head is None:
+            return None
+        whole = nn.Sequential(*model.stages, head)
+        return evaluate(whole, source.held_out.to(self.device), scores.accuracy)
+
+    def _warm_up(self, model: Model, training: Examples) -> None:
+        """Take one step on a copy: the first call sets up kernels, which is no run's cost."""
+        rows = np.arange(min(self.recipe.batch_size, len(training)))
+        batch = training.batch(rows)
+        loss = self.task.loss(copy.deepcopy(model)(batch.inputs), batch.targets)
+        loss.backward()
+        self._wait()
+
+    def _protocol(self, budget: _Budget, log: TrainingLog) -> dict[str, Any]:
+        validation = budget.validation
+        return {
+            "subset_fingerprint": budget.fingerprint,
+            "training_rows": len(budget.training),
+            "validation_rows": len(validation) if validation is not None else 0,
+            "batch_size": min(self.recipe.batch_size, len(budget.training)),
+            "steps": log.steps,
+            "planned_steps": log.planned_steps,
+            "best_step": log.best_step,
+            "validation_loss": log.validation_loss,
+            "final_loss": log.final_loss,
+            "norm_statistics": (
+                self.recipe.norm_statistics if self.strategy.pretrained else "update"
+            ),
+            "tuning_trials": 0,
+            "shared_device": False,  # one run at a time
+        }
+
+    def _wait(self) -> None:
+        """Wait for queued GPU work, so that the clock stops when the work does."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+
+def _refuse_nonfinite(results: dict[str, float]) -> None:
+    for name, value in results.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"the score {name} is {value}")
+
+
+def _status(error: Exception) -> Status:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, RunTimeoutError):
+        return "timeout"
+    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out-of-memory"
+    return "failed"
+
+
+def _message(error: Exception) -> str:
+    """Return the error, with the place it was raised at unless it was written for the user."""
+    if isinstance(error, FtbenchError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

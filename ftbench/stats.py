@@ -1,0 +1,118 @@
+"""Intervals over seeds and paired comparisons between strategies."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_PAIRED_SEEDS = 3  # below it a paired t-test has at most one degree of freedom
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``count`` seeds; ``low`` and ``high`` are None where one seed cannot tell."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's width, the number behind ±."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two strategies on the seeds they share. ``p_value`` is Holm-corrected, None: too few."""
+
+    first: str
+    second: str
+    difference: float  # mean over the shared seeds of first − second
+    seeds: int
+    p_value: float | None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference is significant at 5 % after correction."""
+        return self.p_value is not None and self.p_value < SIGNIFICANCE
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the mean with Student's t interval over independent seeds; ValueError where empty."""
+    from scipy import stats
+
+    if not len(values):
+        raise ValueError("mean_interval needs at least one value")
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean())
+    if len(sample) < 2:
+        return Interval(mean, None, None, len(sample))
+    error = float(sample.std(ddof=1)) / len(sample) ** 0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach, len(sample))
+
+
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the two-sided paired t-test's p; None with too few pairs.
+
+    Differences without any spread (a score is a multiple of 1/test rows, so three equal ones do
+    happen by chance) give the test no scale to judge by: they count as undecided, p = 1, never as
+    infinitely significant.
+    """
+    from scipy import stats
+
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if len(difference) < MIN_PAIRED_SEEDS:
+        return None
+    if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(difference).max())):
+        return 1.0
+    with warnings.catch_warnings():
+        # SciPy warns where differences are almost constant; the check above has decided that.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(stats.ttest_1samp(difference, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's step-down adjusted p-values in the given order (Holm 1979).
+
+    SciPy has no Holm, and statsmodels would be a dependency for these six lines; the tests compare
+    with it.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return [float(value) for value in np.minimum(adjusted, 1.0)]
+
+
+def compare_all(
+    columns: Mapping[str, Mapping[str, Mapping[int, float]]],
+) -> dict[str, list[Comparison]]:
+    """Compare every pair within each column, Holm-corrected over all columns' pairs together.
+
+    ``columns[column][strategy][seed]`` is a score. Pairs with fewer than three shared seeds are
+    returned with p None and take no part in the correction.
+    """
+    raw: list[tuple[str, Comparison]] = []
+    for column, strategies in columns.items():
+        names = list(strategies)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                seeds = sorted(strategies[first].keys() & strategies[second].keys())
+                a = [strategies[first][s] for s in seeds]
+                b = [strategies[second][s] for s in seeds]
+                gap = float(np.mean(np.subtract(a, b))) if seeds else float("nan")
+                p = paired_p_value(a, b)
+                raw.append((column, Comparison(first, second, gap, len(seeds), p)))
+    corrected = iter(holm([c.p_value for _, c in raw if c.p_value is not None]))
+    compared: dict[str, list[Comparison]] = {column: [] for column in columns}
+    for column, c in raw:
+        p = None if c.p_value is None else next(corrected)
+        compared[column].append(Comparison(c.first, c.second, c.difference, c.seeds, p))
+    return compared

@@ -1,0 +1,265 @@
+"""The results directory: records appended durably by one writer, read back whatever happened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ftbench.errors import StoreError
+from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
+
+RUNS = "runs.jsonl"
+SPEC = "spec.toml"
+TORN = "runs.torn"
+_LOCK = ".lock"
+_OWNER = ".lock-owner"
+_RUNNING = ".running"
+_log = logging.getLogger("ftbench")
+
+
+def read_records(directory: Path) -> list[RunRecord]:
+    """Return every readable record in the order written; [] where none was.
+
+    A line that is no record is skipped with a warning. StoreError where the file is another
+    program's or a newer ftbench's.
+    """
+    path = directory / RUNS
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            record = _parse(line, f"{path}, line {number}")
+            if record is not None:
+                records.append(record)
+    if not records and any(line.strip() for line in lines[:-1]):
+        raise StoreError(f"{path} holds no ftbench record; is this another project's directory?")
+    return records
+
+
+def require_results(directory: Path) -> list[RunRecord]:
+    """Return the records of a directory; StoreError where it holds none."""
+    if not directory.is_dir():
+        raise StoreError(f"there is no results directory {directory}; 'ftbench sweep' makes one")
+    records = read_records(directory)
+    if not records:
+        raise StoreError(f"{directory} holds no results yet; 'ftbench sweep --out {directory}'")
+    return records
+
+
+def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
+    """Return one record a key: the last that is ok, or else the last attempt."""
+    chosen: dict[str, RunRecord] = {}
+    for record in records:
+        if record.status == "ok" or chosen.get(record.key, record).status != "ok":
+            chosen[record.key] = record
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The run in progress, left behind where the process died with it."""
+
+    spec_key: str
+    identity: dict[str, Any]
+    labels: dict[str, str]
+    started_at: str
+
+
+class Store:
+    """The one writer of a results directory; a context manager that holds its lock.
+
+    Opening sets aside a torn last line, and turns the run that a killed process left in progress
+    into a ``crashed`` record.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._path = directory / RUNS
+        self._lock: Any = None
+
+    def __enter__(self) -> Store:
+        """Make the directory where needed, take the lock, mend what a dead process left."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
+            ) from error
+        try:
+            self._refuse_foreign()
+            self._set_torn_line_aside()
+            self._record_crash()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of the lock."""
+        self._release()
+
+    def records(self) -> list[RunRecord]:
+        """Return every record so far."""
+        return read_records(self.directory)
+
+    def begin(self, spec: RunSpec) -> None:
+        """Note the run that starts now, so that a death in it is known."""
+        running = {
+            "spec_key": spec.key,
+            "identity": spec.identity(),
+            "labels": labels_of(spec),
+            "started_at": utc_now(),
+        }
+        self.write_text(f"{_RUNNING}-{spec.key[:16]}", json.dumps(running))
+
+    def end(self, spec: RunSpec) -> None:
+        """Forget a run in progress that was stopped on purpose."""
+        (self.directory / f"{_RUNNING}-{spec.key[:16]}").unlink(missing_ok=True)
+
+    def append(self, record: RunRecord) -> None:
+        """Write one line and wait until it is on the disk.
+
+        A line that did not fit is taken back, so that what is there stays readable.
+        """
+        data = record.to_json().encode() + b"\n"
+        before = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with open(self._path, "ab", buffering=0) as file:
+                written = file.write(data)
+                while written < len(data):
+                    written += file.write(data[written:])
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what is left is a torn line, mended at next start
+                os.truncate(self._path, before)
+            raise StoreError(
+                f"cannot write to {self._path}: {error.strerror}; the finished runs are safe, "
+                "make room and run the same command again"
+            ) from error
+        (self.directory / f"{_RUNNING}-{record.key[:16]}").unlink(missing_ok=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the directory in one step."""
+        path, temporary = self.directory / name, self.directory / f".{name}.tmp"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}; the finished runs are safe, "
+                "make room and run the same command again"
+            ) from error
+
+    def _acquire(self) -> None:
+        import filelock
+
+        self._lock = filelock.FileLock(self.directory / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            with contextlib.suppress(OSError):
+                holder = (self.directory / _OWNER).read_text(encoding="utf-8").strip()
+                raise StoreError(
+                    f"{self.directory} is in use by {holder}; wait for it, or choose another --out"
+                ) from None
+            raise StoreError(f"{self.directory} is in use by another sweep") from None
+        (self.directory / _OWNER).write_text(
+            f"process {os.getpid()} on {socket.gethostname()} since {utc_now()}\n", encoding="utf-8"
+        )
+
+    def _release(self) -> None:
+        (self.directory / _OWNER).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _refuse_foreign(self) -> None:
+        ours = (RUNS, SPEC)
+        names = [p.name for p in self.directory.iterdir() if not p.name.startswith(".")]
+        if names and not any(name in names for name in ours):
+            raise StoreError(
+                f"{self.directory} holds other files ({', '.join(sorted(names)[:3])}) and no "
+                "ftbench results; choose another --out"
+            )
+        if self._path.exists():
+            read_records(self.directory)
+
+    def _set_torn_line_aside(self) -> None:
+        if not self._path.exists():
+            return
+        data = self._path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end == len(data):
+            return
+        with open(self.directory / TORN, "ab") as file:
+            file.write(data[end:] + b"\n")
+        os.truncate(self._path, end)
+        _log.warning("%s: a torn last line was set aside in %s", self._path, TORN)
+
+    def _record_crash(self) -> None:
+        for path, running in self._interrupted():
+            self.append(
+                RunRecord(
+                    key=running.spec_key,
+                    status="crashed",
+                    message="the process ended during this run",
+                    identity=running.identity,
+                    labels=running.labels,
+                    started_at=running.started_at,
+                )
+            )
+            path.unlink(missing_ok=True)
+
+    def _interrupted(self) -> Iterator[tuple[Path, _Running]]:
+        finished = {r.key: r.started_at for r in self.records()}
+        for path in sorted(self.directory.glob(f"{_RUNNING}-*")):
+            try:
+                running = _Running(**json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
+                path.unlink()  # died while writing the note
+                continue
+            if finished.get(running.spec_key, "") >= running.started_at:
+                path.unlink()  # died between the record and the note's removal
+            else:
+                yield path, running
+
+
+def _parse(line: bytes, where: str) -> RunRecord | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        _log.warning("%s is not a record and was skipped", where)
+        return None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(schema, int):
+        _log.warning("%s is not a record and was skipped", where)
+        return None
+    if schema > SCHEMA:
+        raise StoreError(
+            f"{where} was written by a newer ftbench (format {schema}, this one reads {SCHEMA}); "
+            "upgrade ftbench"
+        )
+    try:
+        return RunRecord.from_json(values)
+    except TypeError:
+        _log.warning("%s lacks fields of a record and was skipped", where)
+        return None

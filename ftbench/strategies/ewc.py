@@ -1,0 +1,66 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017, PNAS)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from ftbench.backbone import Model, Stage
+from ftbench.component import Options
+from ftbench.errors import SpecError
+from ftbench.fisher import diagonal_fisher
+from ftbench.ops import QuadraticPenalty
+from ftbench.strategy import Strategy, StrategyOptions
+from ftbench.task import Source
+
+
+class EWCOptions(StrategyOptions):
+    """Options of ``ewc``."""
+
+    strength: float = Field(100.0, ge=0, description="λ")
+    samples: int = Field(1000, gt=0, description="source samples behind the Fisher")
+    fisher: Literal["true", "empirical"] = Field(
+        "true", description="labels drawn from the model's prediction, or the data set's own"
+    )
+
+
+class EWC(Strategy):
+    """Everything trains under ``λ/2·Σ F_i (θ_i − θ⁰_i)²``; no decay on the shared weights."""
+
+    name = "ewc"
+    Options: ClassVar[type[Options]] = EWCOptions
+
+    def prepare(self, model: Model, source: Source | None) -> None:
+        """Estimate the pre-trained model's Fisher with its own head on source samples."""
+        if source is None:
+            raise SpecError(
+                "ewc needs a source task: this task and backbone share none; "
+                "l2sp holds weights back without one"
+            )
+        rows = np.arange(min(self.options.samples, len(source.samples)))
+        batch = source.samples.batch(rows)
+        pretrained = nn.Sequential(*model.stages, source.head)
+        names = {parameter: name for name, parameter in pretrained.named_parameters()}
+        shared = list(model.shared_parameters().values())
+        fisher = diagonal_fisher(
+            pretrained,
+            batch.inputs,
+            parameters=[names[parameter] for parameter in shared],
+            labels=batch.targets if self.options.fisher == "empirical" else None,
+        )
+        self._penalty = QuadraticPenalty(
+            shared,
+            [parameter.detach().clone() for parameter in shared],
+            [self.options.strength * fisher[names[parameter]] for parameter in shared],
+        )
+
+    def decays(self, stage: Stage) -> bool:
+        """Return whether this is the head: decay to zero contradicts a pull to the start."""
+        return stage.is_head
+
+    def penalty(self, model: Model) -> QuadraticPenalty:
+        """Return the penalty."""
+        return self._penalty

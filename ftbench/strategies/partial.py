@@ -1,0 +1,28 @@
+"""Partial fine-tuning: the last stages and the head."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from ftbench.backbone import Stage
+from ftbench.component import Options
+from ftbench.strategy import Strategy, StrategyOptions
+
+
+class PartialOptions(StrategyOptions):
+    """Options of ``partial``."""
+
+    stages: int = Field(1, ge=0, description="how many of the last stages train with the head")
+
+
+class Partial(Strategy):
+    """The last ``stages`` stages and the head train; what is below keeps its general features."""
+
+    name = "partial"
+    Options: ClassVar[type[Options]] = PartialOptions
+
+    def trains(self, stage: Stage, progress: float) -> bool:
+        """Return whether the stage is among the last ones, or the head."""
+        return bool(stage.from_top <= self.options.stages)

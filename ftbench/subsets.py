@@ -1,0 +1,100 @@
+"""Which rows a run sees: stratified, nested and fingerprinted subsets of a labelled pool."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from ftbench import rng
+from ftbench.errors import SpecError
+
+Rows = npt.NDArray[np.int64]
+
+
+def stratified_order(labels: npt.ArrayLike, *purpose: int | str) -> Rows:
+    """Return all rows in an order whose every prefix keeps the labels' proportions.
+
+    The first K rows hold one row of each of the K classes. After them, row j of a class of n rows
+    stands at (j + ½)/n, so that the counts in a prefix follow the proportions (Webster's method);
+    ties and the rows within a class are drawn from the stream of ``purpose``. Prefixes are nested
+    by construction.
+    """
+    values = np.asarray(labels)
+    shuffled = rng.permutation(len(values), *purpose, "rows")
+    _, classes, counts = np.unique(values[shuffled], return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
+    starts = np.cumsum(counts) - counts
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[by_class] = np.arange(len(values)) - np.repeat(starts, counts)
+    position = np.where(rank == 0, -1.0, (rank + 0.5) / counts[classes])
+    # One tie-break a (class, rank) pair; rows of one class never tie.
+    tie = rng.uniforms(len(values), *purpose, "ties")
+    return shuffled[np.lexsort((tie, position))].astype(np.int64)
+
+
+def draw(labels: npt.ArrayLike, size: int, seed: int) -> Rows:
+    """Return the sorted rows of the subset of ``size`` labels that ``seed`` draws.
+
+    For one seed, the rows at a smaller size are among the rows at a larger one. SpecError where
+    the pool is smaller than ``size`` or ``size`` cannot hold one row of each class.
+    """
+    check_size(labels, size)
+    return np.sort(stratified_order(labels, seed, "subset")[:size])
+
+
+def check_size(labels: npt.ArrayLike, size: int) -> None:
+    """Raise SpecError where a pool with these labels cannot give a subset of ``size``."""
+    values = np.asarray(labels)
+    classes = len(np.unique(values))
+    if size > len(values):
+        raise SpecError(f"size {size} is larger than the pool of {len(values)} labelled rows")
+    if size < classes:
+        raise SpecError(
+            f"size {size} cannot hold one row of each of the {classes} classes; "
+            f"the smallest size that can is {classes}"
+        )
+
+
+def split_validation(labels: npt.ArrayLike, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Return (training, validation) positions into ``labels``, stratified, drawn by ``seed``.
+
+    Validation takes ``share`` of the rows, at least one of each class where that many rows hold
+    one, and never a class's only row. SpecError where nothing would be left on either side.
+    """
+    values = np.asarray(labels)
+    _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    order = stratified_order(values, seed, "validation")
+    order = order[counts[classes[order]] > 1]
+    wanted = round(share * len(values))
+    if wanted < 1 or len(order) < wanted or wanted >= len(values):
+        raise SpecError(
+            f"{len(values)} labels leave no room for {share:.0%} of validation rows; "
+            "use a larger size or turn early stopping off (recipe.patience)"
+        )
+    validation = np.sort(order[:wanted])
+    return np.setdiff1d(np.arange(len(values)), validation), validation
+
+
+def fingerprint(row_ids: npt.ArrayLike) -> str:
+    """Return the SHA-256 of the sorted row ids, each as a little-endian 64-bit integer."""
+    return hashlib.sha256(np.sort(np.asarray(row_ids)).astype("<i8").tobytes()).hexdigest()
+
+
+def resolve_size(size: int | str, pool: int) -> int:
+    """Return the row count that ``50``, ``"10%"`` or ``"full"`` means for a pool of that length."""
+    if size == "full":
+        return pool
+    if isinstance(size, str):
+        try:
+            share = float(size.removesuffix("%")) / 100 if size.endswith("%") else None
+            count = round(share * pool) if share is not None else int(size)
+        except (ValueError, OverflowError) as error:
+            raise SpecError(
+                f"cannot read the size '{size}'; write a count, a percentage such as 10%, or full"
+            ) from error
+        size = count
+    if size < 1:
+        raise SpecError(f"size {size} is not positive")
+    return size

@@ -1,0 +1,188 @@
+"""Tasks: a labelled pool, a test set, the loss, the scores, and where there is one a source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ftbench import rng, scores
+from ftbench.component import Component
+from ftbench.ops import MixPlan, mixed_cross_entropy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs and targets of some rows; inputs may be any nested structure of tensors."""
+
+    inputs: Any
+    targets: Any
+
+
+class Examples(Protocol):
+    """Rows that can be batched by index."""
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """One class a row (N,), by which subsets are stratified."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Return the inputs and targets of ``rows``, in that order."""
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> Examples:
+        """Return the examples that hold only ``rows``."""
+
+    def to(self, device: str) -> Examples:
+        """Return the examples with batches on ``device``."""
+
+
+@dataclass(frozen=True)
+class TensorExamples:
+    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """The class labels."""
+        return self.targets.cpu().numpy()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.inputs)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Return the inputs and targets of ``rows``, in that order."""
+        index = torch.from_numpy(np.ascontiguousarray(rows)).to(self.inputs.device)
+        return Batch(self.inputs[index], self.targets[index])
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> TensorExamples:
+        """Return the examples that hold only ``rows``."""
+        chosen = self.batch(rows)
+        return TensorExamples(chosen.inputs, chosen.targets)
+
+    def to(self, device: str) -> TensorExamples:
+        """Return the examples with both tensors on ``device``."""
+        return TensorExamples(self.inputs.to(device), self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a strategy sees of the source task: samples, and the head that was trained on them.
+
+    The samples are apart from the held-out ones on which retention is measured.
+    """
+
+    samples: Examples
+    head: nn.Module
+
+
+@dataclass(frozen=True)
+class SourceTask:
+    """A source task's data; ``held_out`` is read only to measure retention."""
+
+    name: str
+    samples: Examples
+    held_out: Examples
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score reads: its name, unit and direction."""
+
+    name: str
+    title: str
+    higher_is_better: bool = True
+    percent: bool = False  # shown times 100
+
+
+class Task(Component):
+    """Base of a task plugin. ``metrics[0]`` is the score that tables show unless asked otherwise.
+
+    The harness alone calls :meth:`test`, once, after training; nothing that a strategy or a recipe
+    is handed leads there.
+    """
+
+    kind: ClassVar[str] = "task"
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def pool(self) -> Examples:
+        """Return the labelled rows that budgets are drawn from."""
+        raise NotImplementedError(f"task '{self.name}' must define pool()")
+
+    def test(self) -> Examples:
+        """Return the test rows, none of them in the pool."""
+        raise NotImplementedError(f"task '{self.name}' must define test()")
+
+    def source(self) -> SourceTask | None:
+        """Return the source task on which retention is measured, None where there is none."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Return a hash of all data that scores depend on; it is part of a run's key."""
+        raise NotImplementedError(f"task '{self.name}' must define fingerprint()")
+
+    def head(self, features: int, *, dropout: float, seed: int) -> nn.Module:
+        """Return a new head for (N, features), the same for every strategy at one seed."""
+        raise NotImplementedError(f"task '{self.name}' must define head()")
+
+    def loss(
+        self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """Return the 0-dim mean training loss of a batch; ``plan`` says how it was mixed."""
+        raise NotImplementedError(f"task '{self.name}' must define loss()")
+
+    def score(self, outputs: Any, targets: Any) -> Mapping[str, float]:
+        """Return one number for each of ``metrics``."""
+        raise NotImplementedError(f"task '{self.name}' must define score()")
+
+
+class ClassificationTask(Task):
+    """A task with one of K labels a row: linear head, cross-entropy, and the scores of those."""
+
+    classes: ClassVar[int]
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "accuracy (%)", percent=True),
+        Metric("macro_f1", "macro F1 (%)", percent=True),
+        Metric("nll", "NLL (nats)", higher_is_better=False),
+        Metric("ece", "ECE (%)", higher_is_better=False, percent=True),
+    )
+
+    def head(self, features: int, *, dropout: float, seed: int) -> nn.Module:
+        """Return dropout and a linear layer, drawn U(±1/√features) from ``seed`` alone."""
+        linear = nn.Linear(features, self.classes)
+        bound = features**-0.5
+        with torch.no_grad():
+            for name, parameter in linear.named_parameters():
+                drawn = rng.uniforms(parameter.numel(), seed, "head", name) * 2 * bound - bound
+                parameter.copy_(torch.from_numpy(drawn).view_as(parameter))
+        return nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
+
+    def loss(
+        self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """Return the mean cross-entropy of logits (N, K) against labels (N,)."""
+        return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing)
+
+    def score(self, outputs: Any, targets: Any) -> Mapping[str, float]:
+        """Return accuracy, macro F1, NLL and expected calibration error."""
+        return scores.classification_scores(outputs, targets)
+
+
+def data_fingerprint(*arrays: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 over the shape, dtype and bytes of each array, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

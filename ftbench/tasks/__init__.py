@@ -1,0 +1,20 @@
+"""The built-in tasks, one family a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ftbench.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ftbench.task import Task
+
+
+@hookimpl
+def ftbench_tasks() -> Iterable[type[Task]]:
+    """Return the built-in tasks."""
+    from ftbench.tasks.digits import Digits
+    from ftbench.tasks.letters import Letters
+
+    return [Digits, Letters]
