@@ -78,7 +78,8 @@ def run_one(
         with _execution(spec):
             result = _Run(spec, catalogue, device, timeout_seconds, on_step).carry_out()
         record = replace(record, **result)
-    except Exception as error:
+    # SystemExit too: a strategy must not end the sweep.
+    except (Exception, SystemExit) as error:
         record = replace(record, status=_status(error), message=_message(error))
     return replace(record, run_seconds=time.perf_counter() - started)
 
@@ -163,7 +164,8 @@ class _Run:
         train_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
 
         # The one look at the test set.
-        results = dict(evaluate(model, self.task.test().to(self.device), self.task.score))
+        scored = evaluate(model, self.task.test().to(self.device), self.task.score)
+        results = {name: float(value) for name, value in scored.items()}
         if before is not None:
             results["source_accuracy_before"] = before
             after = self._source_accuracy(model, source_task, source_head)
@@ -271,7 +273,7 @@ def _refuse_nonfinite(results: dict[str, float]) -> None:
             raise DivergedError(f"the score {name} is {value}")
 
 
-def _status(error: Exception) -> Status:
+def _status(error: BaseException) -> Status:
     if isinstance(error, DivergedError):
         return "diverged"
     if isinstance(error, RunTimeoutError):
@@ -282,7 +284,7 @@ def _status(error: Exception) -> Status:
     return "failed"
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     """Return the error, with the place it was raised at unless it was written for the user."""
     if isinstance(error, FtbenchError):
         return str(error)

@@ -23,5 +23,5 @@ def show(directory: Path, *, format_name: str | None = None, metric: str | None 
     from rich.console import Console
 
     console = Console()
-    for renderable in renderables(summary):
+    for renderable in renderables(summary, console):
         console.print(renderable)

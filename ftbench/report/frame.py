@@ -11,15 +11,6 @@ import pandas as pd
 from ftbench.records import RunRecord, identity_key
 
 _ENVIRONMENT = ("ftbench", "torch", "python", "processor", "platform", "commit")
-_FIRST_COLUMNS = (
-    "task",
-    "backbone",
-    "strategy",
-    "size",
-    "seed",
-    "status",
-    "message",
-)
 
 
 def condition_of(identity: Mapping[str, Any]) -> str:
@@ -33,45 +24,55 @@ def condition_of(identity: Mapping[str, Any]) -> str:
 
 def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return one row a record, with the columns in a fixed order; scores missing are NaN."""
-    rows = [_row(record) for record in records]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)))
-    if frame.empty:
-        return pd.DataFrame(columns=[*_FIRST_COLUMNS, "key", "condition"])
-    return frame.sort_values(
-        ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"],
-        kind="stable",
-    ).reset_index(drop=True)
+    rows = [_sections(record) for record in records]
+    if not rows:
+        return pd.DataFrame(columns=["task", "backbone", "strategy", "size", "seed", "status"])
+    # Section by section, since a run without a source task or without scores has fewer columns.
+    columns = dict.fromkeys(name for part in zip(*rows, strict=True) for s in part for name in s)
+    flat = [{name: value for section in row for name, value in section.items()} for row in rows]
+    return (
+        pd.DataFrame(flat, columns=list(columns))
+        .sort_values(
+            ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"],
+            kind="stable",
+        )
+        .reset_index(drop=True)
+    )
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
+    """Return a record's columns: what ran and how it ended, scores, costs, protocol, identity."""
     identity, environment = record.identity, record.environment
-    return {
-        **dict(
-            zip(_FIRST_COLUMNS[:3], (record.labels[n] for n in _FIRST_COLUMNS[:3]), strict=True)
-        ),
-        "size": identity["size"],
-        "seed": identity["seed"],
-        "status": record.status,
-        "message": record.message,
-        **record.scores,
-        **record.costs,
-        "device": environment.get("device", ""),
-        "device_type": environment.get("device_type", ""),
-        **record.protocol,
-        **{f"recipe_{name}": value for name, value in identity["recipe"].items()},
-        "threads": identity["threads"],
-        "deterministic": identity["deterministic"],
-        "strategy_name": identity["strategy"]["name"],
-        "strategy_version": identity["strategy"]["version"],
-        "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
-        "strategy_owner": environment.get("strategy_owner", ""),
-        "task_version": identity["task"]["version"],
-        "task_fingerprint": identity["task"]["fingerprint"],
-        "backbone_version": identity["backbone"]["version"],
-        "backbone_fingerprint": identity["backbone"]["fingerprint"],
-        **{f"env_{name}": environment.get(name, "") for name in _ENVIRONMENT},
-        "started_at": record.started_at,
-        "run_seconds": record.run_seconds,
-        "condition": condition_of(identity),
-        "key": record.key,
-    }
+    return (
+        {
+            **{name: record.labels[name] for name in ("task", "backbone", "strategy")},
+            "size": identity["size"],
+            "seed": identity["seed"],
+            "status": record.status,
+            "message": record.message,
+        },
+        record.scores,
+        record.costs,
+        {name: environment.get(name, "") for name in ("device", "device_type")},
+        record.protocol,
+        {f"recipe_{name}": value for name, value in identity["recipe"].items()},
+        {
+            "threads": identity["threads"],
+            "deterministic": identity["deterministic"],
+            "strategy_name": identity["strategy"]["name"],
+            "strategy_version": identity["strategy"]["version"],
+            "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
+            "strategy_owner": environment.get("strategy_owner", ""),
+            "task_version": identity["task"]["version"],
+            "task_fingerprint": identity["task"]["fingerprint"],
+            "backbone_version": identity["backbone"]["version"],
+            "backbone_fingerprint": identity["backbone"]["fingerprint"],
+        },
+        {f"env_{name}": environment.get(name, "") for name in _ENVIRONMENT},
+        {
+            "started_at": record.started_at,
+            "run_seconds": record.run_seconds,
+            "condition": condition_of(identity),
+            "key": record.key,
+        },
+    )

@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from ftbench.errors import DivergedError
+
 
 class EarlyStopping:
     """Keeps a copy of the best weights; stops after ``patience`` validations without a better."""
@@ -27,6 +29,7 @@ class EarlyStopping:
         return self._waited >= self._patience
 
     def restore(self, model: nn.Module) -> None:
-        """Put the best weights back, where any validation was finite."""
-        if self._best is not None:
-            model.load_state_dict(self._best)
+        """Put the best weights back; DivergedError where no validation loss was finite."""
+        if self._best is None:
+            raise DivergedError("no validation loss was finite; try a lower recipe.learning_rate")
+        model.load_state_dict(self._best)

@@ -93,14 +93,15 @@ def train(
             on_step(step + 1, total_steps)
         if (step + 1) % _CHECK_EVERY == 0:
             history.check()
-        if stopping and validation and (step + 1) % recipe.validate_every == 0:
+        due = (step + 1) % recipe.validate_every == 0 or step + 1 == total_steps
+        if stopping and validation and due:
             validation_loss = _validation_loss(model, validation, loss)
             freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
     history.check()
     if stopping:
-        stopping.restore(model)
+        stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
     return TrainingLog(
         steps=step + 1,
