@@ -78,12 +78,20 @@ def _parse_options(text: str, arguments: str) -> dict[str, Any]:
             raise ValueError("options are given by name")
         if any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("options are given by name")
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return {str(k.arg): _literal(k) for k in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise SpecError(
             f"cannot read the options of '{text}': {error}; "
             "write name(option=value, ...) with numbers, 'strings', True, False or None"
         ) from error
+
+
+def _literal(keyword: ast.keyword) -> Any:
+    try:
+        return ast.literal_eval(keyword.value)
+    except ValueError:
+        written = ast.unparse(keyword.value)
+        raise ValueError(f"{keyword.arg}={written} is not a literal; a word needs quotes") from None
 
 
 def split_references(text: str) -> list[str]:
@@ -126,7 +134,8 @@ def explain(error: ValidationError, known: Iterable[str], where: str, noun: str)
                 f"unknown {noun} '{name}'{did_you_mean(name, names)} (known: {listing})"
             )
         else:
-            problems.append(f"{noun} '{name}': {item['msg']}, got {item['input']!r}")
+            wrong = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{noun} '{name}': {wrong}, got {item['input']!r}")
     return f"{where}: " + "; ".join(problems)
 
 

@@ -68,13 +68,15 @@ def sweep(
     """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
     spec = config.load_spec(path, changes)
     statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
-    if dry_run:
-        _print_plan(spec, out, statuses)
-        return 0
     progress = make_progress()
     try:
+        if dry_run:
+            _print_plan(spec, out, statuses)
+            return 0
         with progress:
             plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}" if path else str(error)) from error
     except KeyboardInterrupt:
         typer.echo(
             f"\ninterrupted after {progress.runs_finished} runs; every finished run is in {out}, "

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @hookimpl
 def ftbench_report_formats() -> Mapping[str, Callable[[Any], str]]:
     """Return the built-in formats."""
-    return {"markdown": markdown, "csv": comma_separated}
+    return {"markdown": markdown, "csv": comma_separated, "comparisons": comparisons}
 
 
 def markdown(summary: Summary) -> str:
@@ -43,37 +43,40 @@ def _markdown_table(table: Table) -> str:
 
 def comma_separated(summary: Summary) -> str:
     """Return one line a table, strategy and size: mean, interval, seeds and standing, unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "table",
-            "strategy",
-            "size",
-            "metric",
-            "mean",
-            "low",
-            "high",
-            "seeds",
-            "standing",
-            "missing",
-        ]
-    )
+    names = ["table", "strategy", "size", "metric", "mean", "low", "high", "seeds", "standing"]
+    lines: list[list[object]] = []
     for table in summary.tables:
         for row in table.rows:
             for size, cell in row.cells.items():
-                found = cell.interval
-                values = [found.mean, found.low, found.high, found.count] if found else [None] * 4
+                i = cell.interval
+                values = [i.mean, i.low, i.high, i.count] if i else [None, None, None, 0]
                 lost = "; ".join(f"{count} {status}" for status, count in cell.missing.items())
-                writer.writerow(
-                    [
-                        table.title,
-                        row.strategy,
-                        size,
-                        table.metric.name,
-                        *values,
-                        cell.standing,
-                        lost,
-                    ]
-                )
+                where = [table.title, row.strategy, size, table.metric.name]
+                lines.append([*where, *values, cell.standing, lost])
+    return _csv([*names, "missing"], lines)
+
+
+def comparisons(summary: Summary) -> str:
+    """Return one line a table, size and pair of strategies: the mean paired difference and p.
+
+    p is Holm-corrected over the table; empty where too few seeds are shared.
+    """
+    names = ["table", "size", "metric", "first", "second", "difference", "seeds", "holm_p"]
+    return _csv(
+        names,
+        [
+            [t.title, size, t.metric.name, c.first, c.second, c.difference, c.seeds, c.p_value]
+            for t in summary.tables
+            for size, column in t.comparisons.items()
+            for c in column
+            if c.seeds
+        ],
+    )
+
+
+def _csv(names: list[str], lines: list[list[object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(lines)
     return out.getvalue()

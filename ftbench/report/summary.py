@@ -254,7 +254,8 @@ def _notes(
     every = [c for column in comparisons.values() for c in column]
     tested = [c for c in every if c.p_value is not None]
     seeds = group["seed"].nunique()
-    notes = [f"Mean ± half the 95 % t-interval over {seeds} seed{'s' * (seeds != 1)}."]
+    interval = f"Mean ± half the 95 % t-interval over {seeds} seeds."
+    notes = [interval if seeds > 1 else "One seed, so there are no intervals."]
     if tested:
         notes.append(
             f"Paired t-tests on shared seeds, Holm-corrected over the table's {len(tested)} "
