@@ -22,7 +22,8 @@ class MixPlan:
     ``partner`` (B,) int64 indexes the batch; ``weight`` (B,) float32 in [0, 1] is the image's own
     share outside the box; ``box`` (B, 4) int32 is ``[top, left, bottom, right)`` in pixels, where
     the partner's pixels are pasted, empty where nothing is. ``height`` and ``width`` are the
-    images' size, to which boxes are clipped.
+    images' size, to which boxes are clipped. Values are checked when a plan is made; TypeError,
+    ValueError and IndexError name the field, its value and what was expected.
     """
 
     partner: Tensor
@@ -32,7 +33,7 @@ class MixPlan:
     width: int
 
     def __post_init__(self) -> None:
-        """Refuse tensors of another dtype, shape, device or range, naming the field."""
+        """Refuse tensors of another dtype, shape, device or range."""
         batch = len(self.partner)
         for name, dtype, shape in (
             ("partner", torch.int64, (batch,)),
@@ -50,10 +51,32 @@ class MixPlan:
                 )
         if self.height < 1 or self.width < 1:
             raise ValueError(f"height × width is {self.height} × {self.width}, expected positive")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        batch = len(self.partner)
+        if not batch:
+            return
+        low, high = int(self.partner.min()), int(self.partner.max())
+        if low < 0 or high >= batch:
+            wrong = low if low < 0 else high
+            raise IndexError(f"plan.partner holds {wrong}, expected 0 to {batch - 1}")
+        # Written so that NaN is refused as well.
+        outside = ~((self.weight >= 0) & (self.weight <= 1))
+        if bool(outside.any()):
+            wrong_weight = float(self.weight[outside][0])
+            raise ValueError(f"plan.weight holds {wrong_weight}, expected numbers from 0 to 1")
+        inside_out = (self.box[:, 2:] < self.box[:, :2]).any(dim=1)
+        if bool(inside_out.any()):
+            wrong_box = self.box[inside_out][0].tolist()
+            raise ValueError(
+                f"plan.box holds {wrong_box}, expected [top, left, bottom, right) with "
+                "top ≤ bottom and left ≤ right"
+            )
 
     @property
     def clipped_box(self) -> Tensor:
-        """The boxes (B, 4) int32 clipped to the image; an inside-out box becomes empty."""
+        """The boxes (B, 4) int32 clipped to the image; one that lies outside becomes empty."""
         limit = torch.tensor(
             [self.height, self.width] * 2, dtype=torch.int32, device=self.box.device
         )
@@ -72,13 +95,11 @@ class MixPlan:
 
     def to(self, device: torch.device | str) -> MixPlan:
         """Return the plan with its tensors on ``device``."""
-        return MixPlan(
-            self.partner.to(device),
-            self.weight.to(device),
-            self.box.to(device),
-            self.height,
-            self.width,
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("partner", "weight", "box")}
+        # Values are checked once: looking at them on a GPU would wait for it.
+        plan = object.__new__(MixPlan)
+        plan.__dict__.update(self.__dict__, **moved)
+        return plan
 
 
 def sample_mix(
@@ -213,11 +234,6 @@ def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
         raise ValueError(f"the plan is for {len(plan.partner)} images, the batch has {batch}")
     if plan.partner.device != images.device:
         raise ValueError(f"the plan is on {plan.partner.device}, images on {images.device}")
-    if images.device.type == "cpu" and batch:
-        low, high = int(plan.partner.min()), int(plan.partner.max())
-        if low < 0 or high >= batch:
-            wrong = low if low < 0 else high
-            raise IndexError(f"plan.partner holds {wrong}, expected 0 to {batch - 1}")
     return batch, channels, height, width
 
 
