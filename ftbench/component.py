@@ -74,12 +74,15 @@ def parse_reference(text: str) -> list[tuple[str, dict[str, Any]]]:
 def _parse_options(text: str, arguments: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"_{arguments}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("there is one pair of brackets")
+        names = [keyword.arg for keyword in call.keywords]
+        if call.args or None in names:
             raise ValueError("options are given by name")
-        if any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("options are given by name")
+        if len(set(names)) < len(names):
+            raise ValueError("an option is given twice")
         return {str(k.arg): _literal(k) for k in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError) as error:
         raise SpecError(
             f"cannot read the options of '{text}': {error}; "
             "write name(option=value, ...) with numbers, 'strings', True, False or None"
@@ -89,16 +92,19 @@ def _parse_options(text: str, arguments: str) -> dict[str, Any]:
 def _literal(keyword: ast.keyword) -> Any:
     try:
         return ast.literal_eval(keyword.value)
-    except ValueError:
+    except (ValueError, TypeError):
         written = ast.unparse(keyword.value)
         raise ValueError(f"{keyword.arg}={written} is not a literal; a word needs quotes") from None
 
 
 def split_references(text: str) -> list[str]:
     """Return a comma list's elements; commas inside brackets and quotes do not separate."""
-    parts, depth, quote, start = [], 0, "", 0
+    parts, depth, quote, escaped, start = [], 0, "", False, 0
     for position, character in enumerate(text):
-        if quote:
+        if escaped:
+            escaped = False
+        elif quote:
+            escaped = character == "\\"
             quote = "" if character == quote else quote
         elif character in "'\"":
             quote = character

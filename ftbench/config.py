@@ -44,7 +44,7 @@ class SweepSpec(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if min(values) < 0 or len(set(values)) < len(values):
+        if min(values) < 0 or max(values) >= 2**63 or len(set(values)) < len(values):
             raise ValueError("expected different numbers of at least 0")
         return values
 

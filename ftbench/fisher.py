@@ -30,8 +30,13 @@ def diagonal_fisher(
     only bounds the memory: squares are taken sample by sample, so the result is the same at any.
 
     The model is used in eval mode, so normalisation statistics neither move nor mix samples; its
-    training flags come back as they were.
+    training flags come back as they were. ValueError where there are no inputs, or not as many
+    labels.
     """
+    if not len(inputs):
+        raise ValueError("inputs hold no sample; the Fisher is a mean over at least one")
+    if labels is not None and len(labels) != len(inputs):
+        raise ValueError(f"labels hold {len(labels)} rows, expected {len(inputs)} as inputs do")
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -78,8 +83,9 @@ def _mean_squared_gradients(
 def _drawn_labels(model: nn.Module, inputs: Tensor, seed: int, first: int) -> Tensor:
     """Draw one label a sample from the model's prediction; sample i's draw depends on i alone."""
     with torch.no_grad():
-        cumulative = model(inputs).double().softmax(dim=1).cumsum(dim=1)
+        # On the host: the cumulative sum has no deterministic form on a GPU.
+        cumulative = model(inputs).double().softmax(dim=1).cpu().cumsum(dim=1)
     draws = torch.from_numpy(rng.uniforms(first + len(inputs), seed, "fisher labels")[first:])
-    draws = draws.to(cumulative.device).unsqueeze(1)
     # The last cumulative sum may round to just below a draw, hence the clamp.
-    return torch.searchsorted(cumulative, draws).squeeze(1).clamp_(max=cumulative.shape[1] - 1)
+    drawn = torch.searchsorted(cumulative, draws.unsqueeze(1)).squeeze(1)
+    return drawn.clamp_(max=cumulative.shape[1] - 1).to(inputs.device)

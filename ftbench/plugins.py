@@ -148,6 +148,10 @@ class Catalogue:
                         yield Entry(kind, component.name, owner, component)
         for owner, formats in self._offers("ftbench_report_formats"):
             for name in formats:
+                if not callable(formats[name]):
+                    problem = f"format '{name}' is {formats[name]!r}, not a function"
+                    self.errors.append(LoadError(owner, "ftbench_report_formats", problem))
+                    continue
                 yield Entry("format", name, owner, formats[name])
 
     def _offers(self, hook: str) -> Iterable[tuple[Owner, Any]]:
@@ -156,7 +160,7 @@ class Catalogue:
             owner = self._owners[implementation.plugin_name]
             try:
                 yield owner, collect(implementation.function())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.errors.append(LoadError(owner, hook, _describe(error)))
 
 

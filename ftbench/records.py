@@ -97,7 +97,13 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
         """Return the record that ``values`` spells; TypeError where fields are missing."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        return cls(**known)
+        record = cls(**known)
+        if record.status not in STATUSES or not (
+            {"task", "backbone", "strategy"} <= set(record.labels)
+            and set(RunSpec.__dataclass_fields__) <= set(record.identity)
+        ):
+            raise TypeError("the fields are not those of a run")
+        return record
 
 
 def utc_now() -> str:

@@ -42,5 +42,5 @@ def write_derived(directory: Path) -> None:
             temporary.unlink(missing_ok=True)
             raise StoreError(
                 f"cannot write {directory / name}: {error.strerror or error}; runs.jsonl holds "
-                "every finished run"
+                "every finished run, make room and run the same command again"
             ) from error

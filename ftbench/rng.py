@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 
@@ -18,8 +19,13 @@ import numpy.typing as npt
 Part = int | str
 
 
+def _spelt(part: Part) -> str:
+    # Integers of every kind, NumPy's too, name one stream; "1" names another than 1.
+    return f"str:{part}" if isinstance(part, str) else f"int:{operator.index(part)}"
+
+
 def _digest(purpose: tuple[Part, ...]) -> bytes:
-    return hashlib.sha256("\x1f".join(f"{type(p).__name__}:{p}" for p in purpose).encode()).digest()
+    return hashlib.sha256("\x1f".join(_spelt(p) for p in purpose).encode()).digest()
 
 
 def words(count: int, *purpose: Part) -> npt.NDArray[np.uint64]:

@@ -67,15 +67,11 @@ def run_one(
         identity=spec.identity(),
         labels=labels_of(spec),
         started_at=utc_now(),
-        environment={
-            **environment.machine(),
-            "device": environment.device_name(device),
-            "device_type": device.partition(":")[0],
-            "strategy_owner": str(catalogue.find("strategy", spec.strategy.name).owner),
-        },
+        environment=environment.machine(),
     )
     try:
-        with _execution(spec):
+        record = replace(record, environment=_environment(spec, catalogue, device))
+        with _execution(spec, device):
             result = _Run(spec, catalogue, device, timeout_seconds, on_step).carry_out()
         record = replace(record, **result)
     # SystemExit too: a strategy must not end the sweep.
@@ -84,21 +80,32 @@ def run_one(
     return replace(record, run_seconds=time.perf_counter() - started)
 
 
+def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, Any]:
+    return {
+        **environment.machine(),
+        "device": environment.device_name(device),
+        "device_type": device.partition(":")[0],
+        "strategy_owner": str(catalogue.find("strategy", spec.strategy.name).owner),
+    }
+
+
 @contextlib.contextmanager
-def _execution(spec: RunSpec) -> Iterator[None]:
+def _execution(spec: RunSpec, device: str) -> Iterator[None]:
     """Set threads, deterministic mode and generators for the run; put them back after it."""
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(spec.threads)
+    deterministic = torch.get_deterministic_debug_mode()
+    if device.startswith("cuda"):
+        torch.cuda.init()  # so that its generators are among those put back
     if spec.deterministic:
         # cuBLAS is deterministic only with this, and only where it is set before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(spec.deterministic)
     try:
         with rng.isolated(spec.seed, "run"):
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.set_num_threads(threads)
 
 
@@ -221,10 +228,11 @@ class _Run:
         return source if fits and backbone.source_head is not None else None
 
     def _visible_source(self, source: SourceTask | None, head: nn.Module | None) -> Source | None:
-        """Return what a strategy may see: samples, and a copy of the head."""
+        """Return what a strategy may see: copies of the samples and of the head."""
         if source is None or head is None:
             return None
-        return Source(source.samples.to(self.device), copy.deepcopy(head))
+        samples = source.samples.subset(np.arange(len(source.samples)))
+        return Source(samples.to(self.device), copy.deepcopy(head))
 
     def _source_accuracy(
         self, model: Model, source: SourceTask | None, head: nn.Module | None

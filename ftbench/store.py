@@ -40,7 +40,9 @@ def read_records(directory: Path) -> list[RunRecord]:
     records = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            record = _parse(line, f"{path}, line {number}")
+            # What follows the last newline is being written, or torn; the writer's start says so.
+            torn = number == len(lines)
+            record = _parse(line, f"{path}, line {number}", warn=not torn)
             if record is not None:
                 records.append(record)
     if not records and any(line.strip() for line in lines[:-1]):
@@ -56,6 +58,17 @@ def require_results(directory: Path) -> list[RunRecord]:
     if not records:
         raise StoreError(f"{directory} holds no results yet; 'ftbench sweep --out {directory}'")
     return records
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise StoreError where a directory holds another project's files or a newer ftbench's."""
+    names = [p.name for p in directory.iterdir() if not p.name.startswith(".")]
+    if names and not any(name in names for name in (RUNS, SPEC)):
+        raise StoreError(
+            f"{directory} holds other files ({', '.join(sorted(names)[:3])}) and no "
+            "ftbench results; choose another --out"
+        )
+    read_records(directory)
 
 
 def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -93,13 +106,14 @@ class Store:
         """Make the directory where needed, take the lock, mend what a dead process left."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            refuse_foreign(self.directory)
             self._acquire()
         except OSError as error:
+            self._release()
             raise StoreError(
                 f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
             ) from error
         try:
-            self._refuse_foreign()
             self._set_torn_line_aside()
             self._record_crash()
         except BaseException:
@@ -182,20 +196,11 @@ class Store:
         )
 
     def _release(self) -> None:
-        (self.directory / _OWNER).unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release()
-
-    def _refuse_foreign(self) -> None:
-        ours = (RUNS, SPEC)
-        names = [p.name for p in self.directory.iterdir() if not p.name.startswith(".")]
-        if names and not any(name in names for name in ours):
-            raise StoreError(
-                f"{self.directory} holds other files ({', '.join(sorted(names)[:3])}) and no "
-                "ftbench results; choose another --out"
-            )
-        if self._path.exists():
-            read_records(self.directory)
+        if self._lock is None or not self._lock.is_locked:
+            return  # another's
+        with contextlib.suppress(OSError):
+            (self.directory / _OWNER).unlink(missing_ok=True)
+        self._lock.release()
 
     def _set_torn_line_aside(self) -> None:
         if not self._path.exists():
@@ -204,9 +209,19 @@ class Store:
         end = data.rfind(b"\n") + 1
         if end == len(data):
             return
-        with open(self.directory / TORN, "ab") as file:
-            file.write(data[end:] + b"\n")
-        os.truncate(self._path, end)
+        try:
+            if _parse(data[end:], f"{self._path}, last line", warn=False) is not None:
+                with open(self._path, "ab") as file:
+                    file.write(b"\n")  # all that was lost
+                return
+            with open(self.directory / TORN, "ab") as file:
+                file.write(data[end:] + b"\n")
+            os.truncate(self._path, end)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.directory / TORN}: {error.strerror}; the finished runs are "
+                "safe, make room and run the same command again"
+            ) from error
         _log.warning("%s: a torn last line was set aside in %s", self._path, TORN)
 
     def _record_crash(self) -> None:
@@ -237,15 +252,16 @@ class Store:
                 yield path, running
 
 
-def _parse(line: bytes, where: str) -> RunRecord | None:
+def _parse(line: bytes, where: str, *, warn: bool) -> RunRecord | None:
+    log = _log.warning if warn else _log.debug
     try:
         values = json.loads(line)
-    except ValueError:
-        _log.warning("%s is not a record and was skipped", where)
+    except (ValueError, RecursionError):
+        log("%s is not a record and was skipped", where)
         return None
     schema = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(schema, int):
-        _log.warning("%s is not a record and was skipped", where)
+        log("%s is not a record and was skipped", where)
         return None
     if schema > SCHEMA:
         raise StoreError(
@@ -255,5 +271,5 @@ def _parse(line: bytes, where: str) -> RunRecord | None:
     try:
         return RunRecord.from_json(values)
     except TypeError:
-        _log.warning("%s lacks fields of a record and was skipped", where)
+        log("%s lacks fields of a record and was skipped", where)
         return None

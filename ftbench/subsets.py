@@ -61,12 +61,14 @@ def split_validation(labels: npt.ArrayLike, share: float, seed: int) -> tuple[Ro
     """Return (training, validation) positions into ``labels``, stratified, drawn by ``seed``.
 
     Validation takes ``share`` of the rows, at least one of each class where that many rows hold
-    one, and never a class's only row. SpecError where nothing would be left on either side.
+    one, and leaves a row of each class to train on. SpecError where a side would be left empty.
     """
     values = np.asarray(labels)
-    _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, classes = np.unique(values, return_inverse=True)
     order = stratified_order(values, seed, "validation")
-    order = order[counts[classes[order]] > 1]
+    # Each class's last row in this order stays in training.
+    _, from_end = np.unique(classes[order][::-1], return_index=True)
+    order = np.delete(order, len(order) - 1 - from_end)
     wanted = round(share * len(values))
     if wanted < 1 or len(order) < wanted or wanted >= len(values):
         raise SpecError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from ftbench import executors, plugins, store, subsets
 from ftbench.backbone import BackboneFamily
 from ftbench.component import parse_reference
 from ftbench.config import SweepSpec, to_toml
-from ftbench.errors import SpecError, did_you_mean
+from ftbench.errors import SpecError, StoreError, did_you_mean
 from ftbench.plugins import Catalogue, Kind
 from ftbench.recipe import Recipe
 from ftbench.records import STATUSES, ComponentId, RunRecord, RunSpec, Status, flatten
@@ -133,8 +134,11 @@ def run_sweep(
                 opened.append(record)
                 catalogue.notify("ftbench_run_finished", record=record)
                 progress.finished(record)
-        finally:
-            write_derived(directory)
+        except BaseException:
+            with contextlib.suppress(StoreError):  # the first error is the one to read
+                write_derived(directory)
+            raise
+        write_derived(directory)
         return make_plan(runs, opened.records(), retry)
 
 
@@ -276,7 +280,7 @@ def _sizes(spec: SweepSpec, task: Task) -> list[int]:
     sizes = list(dict.fromkeys(subsets.resolve_size(size, len(strata)) for size in spec.sizes))
     for size in sizes:
         subsets.check_size(strata, size)
-        if spec.recipe.patience is not None:
-            rows = subsets.draw(strata, size, spec.seeds[0])
-            subsets.split_validation(strata[rows], spec.recipe.validation_share, spec.seeds[0])
+        for seed in spec.seeds if spec.recipe.patience is not None else ():
+            rows = subsets.draw(strata, size, seed)
+            subsets.split_validation(strata[rows], spec.recipe.validation_share, seed)
     return sizes

@@ -37,6 +37,7 @@ class GlyphNet(BackboneFamily):
         """Return the five stages and the 52-letter head; WeightsError where the file is damaged."""
         model = Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES))
         if pretrained:
+            self.fingerprint()  # raises where the shipped file is damaged
             _load(model, self._path)
         stages = list(zip(model.stage_names, model.stages, strict=True))
         return Backbone(stages, WIDTHS[-1], model.head if pretrained else None)
@@ -85,7 +86,10 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"cannot read the weights {path}: {error.strerror}") from error
+        raise WeightsError(
+            f"cannot read the weights {path}: {error.strerror}; remake them with "
+            f"python -m ftbench.pretrain --out {path}"
+        ) from error
 
 
 def _load(model: Model, path: Path) -> None:

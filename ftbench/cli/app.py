@@ -38,7 +38,7 @@ def main() -> None:
 @app.command()
 def sweep(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="[SPEC.toml]", help="What to run; flags override it.")
+        Path | None, typer.Argument(metavar="SPEC.toml", help="What to run; flags override it.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task, say digits.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Backbone, say glyphnet.")] = None,
@@ -115,7 +115,7 @@ def status(
     directory: Directory,
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="[SPEC.toml]", help="The plan; default: DIR/spec.toml."),
+        typer.Argument(metavar="SPEC.toml", help="The plan; default: DIR/spec.toml."),
     ] = None,
     why_rerun: Annotated[
         bool, typer.Option("--why-rerun", help="Name the field that makes each pending run new.")

@@ -43,8 +43,8 @@ class ConsoleProgress(Progress):
     def planned(self, plan: Plan) -> None:
         """Say how much there is to do."""
         self._plan, self._started = plan, time.monotonic()
-        skipped = len(plan.runs) - len(plan.pending)
-        self._say(f"{len(plan.runs)} runs, {skipped} already done, {len(plan.pending)} to run")
+        done = sum(record.status == "ok" for record in plan.done.values())
+        self._say(f"{len(plan.runs)} runs, {done} already done, {len(plan.pending)} to run")
 
     def finished(self, record: RunRecord) -> None:
         """Count the run."""

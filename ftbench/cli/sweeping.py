@@ -17,7 +17,7 @@ from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
-from ftbench.store import read_records
+from ftbench.store import read_records, refuse_foreign
 
 
 def overrides(
@@ -68,6 +68,7 @@ def sweep(
     """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
     spec = config.load_spec(path, changes)
     statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
+    tables.choose_format(None)  # before the training: a conflict of formats is known at once
     progress = make_progress()
     try:
         if dry_run:
@@ -105,7 +106,9 @@ def _report_failures(plan: sweeps.Plan) -> int:
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
     runs = sweeps.expand(spec, catalogue)
-    records = read_records(out) if out.is_dir() else []
+    if out.is_dir():
+        refuse_foreign(out)
+    records = read_records(out)
     plan = sweeps.make_plan(runs, records, retry)
     ok = sum(record.status == "ok" for record in plan.done.values())
     typer.echo(f"task {spec.task}, backbone {spec.backbone}, results in {out}")

@@ -5,23 +5,37 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ftbench.plugins import load_catalogue
+from rich.console import Console
+
+from ftbench.errors import PluginError
+from ftbench.plugins import Entry, load_catalogue
 from ftbench.report.console import renderables
 from ftbench.report.summary import summarize
 from ftbench.results import load_results
 
 
+def choose_format(name: str | None) -> Entry | None:
+    """Return the format to print in: Markdown in a pipe, None for rich on a terminal."""
+    chosen = name or (None if sys.stdout.isatty() else "markdown")
+    return None if chosen is None else load_catalogue().find("format", chosen)
+
+
 def show(directory: Path, *, format_name: str | None = None, metric: str | None = None) -> None:
     """Print the table: rich on a terminal, Markdown in a pipe, or the format asked for."""
     # Before the records are read, so that a misspelt format is known at once.
-    chosen = format_name or (None if sys.stdout.isatty() else "markdown")
-    to_text = None if chosen is None else load_catalogue().find("format", chosen).value
-    summary = summarize(load_results(directory), metric)
-    if to_text is not None:
-        sys.stdout.write(to_text(summary))
+    entry = choose_format(format_name)
+    tasks = [e.value for e in load_catalogue().entries if e.kind == "task"]
+    metrics = [metric for task in tasks for metric in task.metrics]
+    summary = summarize(load_results(directory), metric, metrics)
+    if entry is None:
+        console = Console()
+        for renderable in renderables(summary, console):
+            console.print(renderable)
         return
-    from rich.console import Console
-
-    console = Console()
-    for renderable in renderables(summary, console):
-        console.print(renderable)
+    try:
+        written = entry.value(summary)
+    except Exception as error:
+        raise PluginError(
+            f"the format '{entry.name}' of {entry.owner} raised {type(error).__name__}: {error}"
+        ) from error
+    sys.stdout.write(written)

@@ -18,9 +18,9 @@ def accumulate_fisher_(fisher: Sequence[Tensor], gradients: Sequence[Tensor]) ->
     if len(fisher) != len(gradients):
         raise ValueError(f"fisher has {len(fisher)} tensors, gradients has {len(gradients)}")
     for index, (total, gradient) in enumerate(zip(fisher, gradients, strict=True)):
-        if gradient.shape[1:] != total.shape:
+        if gradient.dim() != total.dim() + 1 or gradient.shape[1:] != total.shape:
             raise ValueError(
                 f"gradients[{index}] has shape {tuple(gradient.shape)}, "
                 f"expected (B, *{tuple(total.shape)})"
             )
-        total.add_(gradient.square().sum(dim=0))
+        total.add_(gradient.to(total.dtype).square().sum(dim=0))

@@ -21,7 +21,8 @@ def mixed_cross_entropy(
     Sample i counts its own label (N,) int64 with ``plan.label_weight[i]`` and its partner's with
     the rest. ``smoothing`` ε and ``class_weight`` (K,) mean what they mean in
     ``torch.nn.functional.cross_entropy``, and without a plan the value is the same; the weighted
-    mean divides by the mixed weights of the labels.
+    mean divides by the mixed weights of the labels. TypeError, ValueError and IndexError name the
+    argument, its value and what was expected.
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -30,6 +31,7 @@ def mixed_cross_entropy(
         )
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing is {smoothing}, expected a number from 0 to 1")
+    _check_labels(labels, logits, plan)
     # float32 at least: bfloat16 targets lose label weights.
     log_probability = torch.log_softmax(
         logits.to(torch.promote_types(logits.dtype, torch.float32)), 1
@@ -48,6 +50,21 @@ def mixed_cross_entropy(
         uniform = -(log_probability * weight).mean(dim=1)
         loss = (1 - smoothing) * loss + smoothing * uniform
     return loss.sum() / total.sum()
+
+
+def _check_labels(labels: Tensor, logits: Tensor, plan: MixPlan | None) -> None:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels have dtype {labels.dtype}, expected torch.int64")
+    if labels.device != logits.device:
+        raise ValueError(f"labels are on {labels.device}, logits on {logits.device}")
+    if plan is not None and plan.partner.device != logits.device:
+        raise ValueError(f"the plan is on {plan.partner.device}, logits on {logits.device}")
+    # A GPU checks its indices itself; looking at them here would wait for it.
+    if labels.device.type == "cpu" and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= logits.shape[1]:
+            wrong = low if low < 0 else high
+            raise IndexError(f"labels hold {wrong}, expected 0 to {logits.shape[1] - 1}")
 
 
 def _class_weights(class_weight: Tensor | None, log_probability: Tensor) -> Tensor:

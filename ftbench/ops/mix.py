@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,11 @@ class MixPlan:
 
     def __post_init__(self) -> None:
         """Refuse tensors of another dtype, shape, device or range."""
+        for name in ("partner", "weight", "box"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise TypeError(f"plan.{name} is {getattr(self, name)!r}, expected a tensor")
+        if self.partner.dim() != 1:
+            raise ValueError(f"plan.partner has shape {tuple(self.partner.shape)}, expected (B,)")
         batch = len(self.partner)
         for name, dtype, shape in (
             ("partner", torch.int64, (batch,)),
@@ -205,7 +211,7 @@ def mix(
     weight = plan.weight.view(-1, 1, 1, 1)
     mixed = torch.where(_inside(plan), other, weight * own + (1 - weight) * other)
     if normalize is not None:
-        mean, std = (_channel_values(values, channels, own.device) for values in normalize)
+        mean, std = _mean_std(normalize, channels, own.device)
         mixed = (mixed / 255 if images.dtype == torch.uint8 else mixed).sub(mean).div(std)
     if out is None:
         return mixed.to(result_dtype)
@@ -247,10 +253,21 @@ def _result_dtype(images: Tensor, dtype: torch.dtype | None, out: Tensor | None)
     return chosen
 
 
-def _channel_values(values: Sequence[float], channels: int, device: torch.device) -> Tensor:
-    if len(values) != channels:
-        raise ValueError(f"normalize has {len(values)} values, the images {channels} channels")
-    return torch.tensor(list(values), dtype=torch.float32, device=device).view(1, -1, 1, 1)
+def _mean_std(normalize: MeanStd, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std as (1, C, 1, 1) float32 tensors."""
+    try:
+        mean, std = (torch.tensor(list(v), dtype=torch.float32, device=device) for v in normalize)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"normalize is {normalize!r}, expected (mean, std) with one number a channel"
+        ) from error
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"normalize has {len(mean)} means and {len(std)} stds, the images {channels} channels"
+        )
+    if not all(math.isfinite(v) for values in normalize for v in values) or 0 in normalize[1]:
+        raise ValueError(f"normalize is {normalize!r}, expected finite numbers and no std of 0")
+    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
 
 def _inside(plan: MixPlan) -> Tensor:

@@ -30,8 +30,9 @@ class QuadraticPenalty:
         for index, (parameter, anchor, factor) in enumerate(
             zip(parameters, anchors, strength, strict=True)
         ):
-            _check(f"anchors[{index}]", anchor, parameter)
-            _check(f"strength[{index}]", factor, parameter)
+            if anchor is not None:
+                _check_tensor(f"anchors[{index}]", anchor, parameter)
+            _check_strength(f"strength[{index}]", factor, parameter)
         self.parameters = tuple(parameters)
         self.anchors = tuple(anchors)
         self.strength = tuple(strength)
@@ -66,20 +67,27 @@ class QuadraticPenalty:
 
     def _gap(self, index: int, parameter: Tensor) -> Tensor:
         anchor = self.anchors[index]
-        return parameter if anchor is None else parameter - anchor
+        gap = parameter if anchor is None else parameter - anchor
+        # float32 at least: squares of small float16 numbers vanish, of large ones overflow.
+        return gap.to(torch.promote_types(gap.dtype, torch.float32))
 
     def _zero(self) -> Tensor:
         device = self.parameters[0].device if self.parameters else None
         return torch.zeros((), dtype=torch.float64, device=device)
 
 
-def _check(name: str, value: Tensor | float | None, parameter: Tensor) -> None:
-    if value is None:
-        return
+def _check_strength(name: str, value: float | Tensor, parameter: Tensor) -> None:
+    if isinstance(value, Tensor):
+        _check_tensor(name, value, parameter)
+    elif not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}, expected a number or a tensor")
+    elif not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
+
+
+def _check_tensor(name: str, value: Tensor, parameter: Tensor) -> None:
     if not isinstance(value, Tensor):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
-        return
+        raise TypeError(f"{name} is {value!r}, expected a tensor or None")
     if value.shape != parameter.shape:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"

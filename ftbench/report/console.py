@@ -48,7 +48,7 @@ def _natural_width(console: Console, table: RichTable) -> int:
 def _rich_table(
     title: str, table: Table, headings: Sequence[str], rows: Sequence[Sequence[str | Text]]
 ) -> RichTable:
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     names = max(len(row.strategy) for row in table.rows)
     # A long name folds rather than pushing numbers out of sight.
     shown.add_column(headings[0], overflow="fold", min_width=min(names, 24))
@@ -56,7 +56,7 @@ def _rich_table(
         width = max(len(words) for words in [*(str(c[index]) for c in rows), *heading.split()])
         shown.add_column(heading, justify="right", min_width=width)
     for row, cells in zip(table.rows, rows, strict=True):
-        shown.add_row(row.strategy, *cells)
+        shown.add_row(Text(row.strategy), *cells)
     return shown
 
 

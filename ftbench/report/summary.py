@@ -65,28 +65,35 @@ class Summary:
     tables: Sequence[Table]
 
 
-def summarize(frame: pd.DataFrame, metric: str | None = None) -> Summary:
+def summarize(
+    frame: pd.DataFrame, metric: str | None = None, metrics: Sequence[Metric] = ()
+) -> Summary:
     """Return a table for each task, backbone and recipe in the frame of ``load_results``.
 
-    ``metric`` is a score or cost column; by default accuracy, or else the first score there is.
-    SpecError where no run has it.
+    ``metric`` is a score or cost column; by default the first of ``metrics``, which installed tasks
+    know, or else the first score, that a run has. SpecError where no run has it.
     """
-    chosen = _metric(frame, metric)
+    chosen = _metric(frame, metric, metrics)
     groups = [group for _, group in frame.groupby("condition", sort=False)]
     varying = _varying_settings(groups)
     return Summary([_table(group, chosen, varying) for group in groups])
 
 
-def _metric(frame: pd.DataFrame, name: str | None) -> Metric:
-    known = {m.name: m for m in (*ClassificationTask.metrics, *COMMON_METRICS)}
+def _metric(frame: pd.DataFrame, name: str | None, metrics: Sequence[Metric]) -> Metric:
+    scores = (*metrics, *ClassificationTask.metrics)
+    known = {m.name: m for m in (*scores, *COMMON_METRICS)}
     numeric = [
         str(c)
         for c in frame.select_dtypes("number").columns
         if c not in ("size", "seed", "threads") and not str(c).startswith("recipe_")
     ]
     if name is None:
-        return next((m for m in known.values() if m.name in frame), ClassificationTask.metrics[0])
-    if name not in numeric and name not in known:
+        found = next((m for m in scores if m.name in frame), None)
+        if found is None and (frame["status"] == "ok").any():
+            # A task that is not installed here: scores come first among a frame's numbers.
+            found = Metric(numeric[0], numeric[0])
+        return found or ClassificationTask.metrics[0]
+    if name not in frame:
         raise SpecError(
             f"unknown metric '{name}'{did_you_mean(name, [*numeric, *known])} "
             f"(known: {', '.join(dict.fromkeys([*known, *numeric]))})"
@@ -104,7 +111,7 @@ def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
 
 def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table:
     first = group.iloc[0]
-    settings = [f"{name.removeprefix('recipe_')} = {str(first[name])[:12]}" for name in varying]
+    settings = [f"{name.removeprefix('recipe_')} = {_setting(first[name])}" for name in varying]
     sizes = sorted(int(size) for size in group["size"].unique())
     labels = _row_labels(group)
     scores = _scores(group, labels, metric.name)
@@ -146,11 +153,20 @@ def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table
     )
 
 
+def _setting(value: object) -> str:
+    """Return a setting for a title; pandas keeps None as NaN and a count beside one as a float."""
+    if value is None or value != value:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)[:12]
+
+
 def _row_labels(group: pd.DataFrame) -> pd.Series[str]:
     """Return each run's row name; two versions of one strategy are two rows."""
     labels: pd.Series[str] = group["strategy"].astype(str)
     versions = group.groupby("strategy")["strategy_version"].transform("nunique")
-    return labels.where(versions == 1, labels + " v" + group["strategy_version"].astype(str))
+    labels = labels.where(versions == 1, labels + " v" + group["strategy_version"].astype(str))
+    options = group["strategy_options"].groupby(labels).transform("nunique")
+    return labels.where(options == 1, labels + " " + group["strategy_options"])
 
 
 def _scores(
@@ -273,7 +289,7 @@ def _notes(
     if len(failed):
         listing = ", ".join(f"{count} {status}" for status, count in failed.items())
         notes.append(f"Missing runs: {listing}; means are over the others.")
-    notes += _environment_notes(group)
+    notes += _environment_notes(group[group["status"] == "ok"])
     if not timed:
         notes.append("Timings come from several devices and are not compared.")
         if metric.name in TIMINGS:

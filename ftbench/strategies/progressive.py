@@ -34,7 +34,8 @@ class Progressive(Strategy):
     def trains(self, stage: Stage, progress: float) -> bool:
         """Return whether the stage has thawed."""
         if self.options.form == "gradual":
-            return stage.from_top <= int(progress * (stage.depth + 1))
+            # The margin keeps a phase from starting a step late where the product rounds down.
+            return stage.from_top <= progress * (stage.depth + 1) + 1e-9
         return bool(stage.from_top <= (0, self.options.upper, stage.depth)[_third(progress)])
 
     def rate(self, stage: Stage, progress: float) -> float:

@@ -1,0 +1,60 @@
+import tomllib
+
+
+def test_status_counts_runs_per_status_and_attempts(tiny_sweep, ftbench_command, tmp_path):
+    tiny_sweep(strategies="raises,full,diverges", seeds="0,1")
+    tiny_sweep(strategies="raises,full,diverges", seeds="0,1")
+    outcome = ftbench_command("status", tmp_path / "out")
+    assert outcome.code == 0
+    assert f"{tmp_path / 'out'}: 6 runs, 8 attempts" in outcome.out
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["2", "ok"] in lines
+    assert ["2", "failed"] in lines
+    assert ["2", "diverged"] in lines
+    assert "of the 6 runs in the plan, 2 are to run" in outcome.out
+
+
+def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_command, tmp_path):
+    tiny_sweep(strategies="full,ewc")
+    values = tomllib.loads((tmp_path / "out" / "spec.toml").read_text())
+    changed = (tmp_path / "out" / "spec.toml").read_text()
+    changed = changed.replace('"ewc"', '"ewc(strength=7.0)"').replace("steps = 4", "steps = 5")
+    (tmp_path / "mine.toml").write_text(changed)
+    outcome = ftbench_command("status", tmp_path / "out", tmp_path / "mine.toml", "--why-rerun")
+    assert outcome.code == 0
+    assert "of the 2 runs in the plan, 2 are to run" in outcome.out
+    assert "2 stored runs are of other plans" in outcome.out
+    assert "1 × recipe.steps: 4 → 5\n" in outcome.out
+    assert "1 × recipe.steps: 4 → 5, strategy.options.strength: 100.0 → 7.0" in outcome.out
+    assert values["task"] == "tiny"
+
+
+def test_why_rerun_tells_failed_runs_from_new_ones(tiny_sweep, ftbench_command, tmp_path):
+    tiny_sweep(strategies="raises")
+    text = (tmp_path / "out" / "spec.toml").read_text()
+    (tmp_path / "out" / "spec.toml").write_text(text.replace("seeds = [", "seeds = [7,"))
+    outcome = ftbench_command("status", tmp_path / "out", "--why-rerun")
+    assert "1 × ended as failed, will be tried again" in outcome.out
+    assert "1 × no run of this strategy, size and seed is stored" in outcome.out
+
+
+def test_nothing_to_rerun_gives_no_reasons(tiny_sweep, ftbench_command, tmp_path):
+    tiny_sweep()
+    outcome = ftbench_command("status", tmp_path / "out", "--why-rerun")
+    assert "of the 1 runs in the plan, 0 are to run" in outcome.out
+    assert "×" not in outcome.out
+
+
+def test_status_runs_and_writes_nothing(tiny_sweep, ftbench_command, tmp_path):
+    tiny_sweep()
+    with open(tmp_path / "out" / "runs.jsonl", "a") as file:
+        file.write('{"torn')
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert ftbench_command("status", tmp_path / "out").code == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_directory_without_results_is_refused(ftbench_command, tmp_path):
+    outcome = ftbench_command("status", tmp_path / "absent")
+    assert outcome.code == 2
+    assert "there is no results directory" in outcome.err

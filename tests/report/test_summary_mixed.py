@@ -1,0 +1,108 @@
+"""Records that one table must not mix, or must say that it mixes."""
+
+import pytest
+
+from ftbench.errors import SpecError
+from ftbench.report import text
+from ftbench.report.frame import to_frame
+from ftbench.report.summary import summarize
+from tests.support import grid, run_record
+
+SCORES = [0.9, 0.91, 0.92]
+
+
+def notes(records):
+    """Return the notes of the one table of some records, joined."""
+    [table] = summarize(to_frame(records)).tables
+    return " ".join(text.notes(table))
+
+
+def test_two_recipes_are_two_tables_whose_titles_tell_them_apart():
+    records = grid({"full": SCORES}) + grid({"full": SCORES}, learning_rate=0.1)
+    tables = summarize(to_frame(records)).tables
+    assert {t.title.partition(", ")[2] for t in tables} == {
+        "learning_rate = 0.001",
+        "learning_rate = 0.1",
+    }
+    assert all(t.rows[0].cells[20].interval.count == 3 for t in tables)
+
+
+def test_settings_that_one_recipe_lacks_are_spelt_none_and_counts_as_counts():
+    records = grid({"full": SCORES}) + grid({"full": SCORES}, steps=None, epochs=2.0)
+    records += grid({"full": SCORES}, patience=5)
+    titles = " / ".join(t.title for t in summarize(to_frame(records)).tables)
+    assert "nan" not in titles
+    assert "steps = 150," in titles
+    assert "patience = 5" in titles
+    assert "patience = 5.0" not in titles
+
+
+def test_two_tasks_are_two_tables():
+    records = grid({"full": SCORES}) + grid({"full": SCORES}, task="letters")
+    titles = [t.title for t in summarize(to_frame(records)).tables]
+    assert [title.partition(" ")[0] for title in titles] == ["digits", "letters"]
+
+
+def test_two_versions_of_a_strategy_are_two_rows():
+    records = grid({"full": SCORES}) + grid({"full": [0.5, 0.5, 0.6]}, version="2")
+    [table] = summarize(to_frame(records)).tables
+    assert [r.strategy for r in table.rows] == ["full v1", "full v2"]
+    assert table.rows[1].cells[20].interval.mean == pytest.approx(1.6 / 3)
+
+
+def test_options_that_a_label_hides_are_two_rows_still():
+    # A default that changed between two releases leaves equal labels on different options.
+    records = grid({"full": SCORES}, options={"decay": 1.0})
+    records += grid({"full": [0.5, 0.5, 0.6]}, options={"decay": 0.5})
+    [table] = summarize(to_frame(records)).tables
+    assert len(table.rows) == 2
+    assert {r.cells[20].interval.count for r in table.rows} == {3}
+
+
+def test_timings_of_several_devices_are_withheld_with_a_note():
+    records = grid({"full": SCORES})
+    records += grid({"ewc": SCORES}, environment={"device": "another processor"})
+    [table] = summarize(to_frame(records)).tables
+    assert {r.train_seconds for r in table.rows} == {None}
+    assert "Timings come from several devices and are not compared." in table.notes
+    assert "Runs come from several devices: a processor, another processor." in table.notes
+
+
+@pytest.mark.parametrize("metric", ["train_seconds", "step_seconds"])
+def test_a_table_of_timings_from_several_devices_is_refused(metric):
+    records = [
+        run_record(s, costs={"step_seconds": 0.1}, environment={"device": s}) for s in ("a", "b")
+    ]
+    with pytest.raises(SpecError, match=f"{metric} comes from several devices and cannot be"):
+        summarize(to_frame(records), metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("ftbench", "Runs come from several ftbench versions: 0.1.0, other."),
+        ("torch", "Runs come from several torch versions: 2.11.0, other."),
+        ("commit", "Runs come from several commits: abc, other."),
+    ],
+)
+def test_a_table_that_mixes_environments_says_so(name, note):
+    records = grid({"full": SCORES}) + grid({"ewc": SCORES}, environment={name: "other"})
+    assert note in notes(records)
+
+
+def test_two_owners_of_a_strategy_in_one_table_are_named():
+    records = grid({"full": SCORES})
+    records += [run_record("full", seed=9, environment={"strategy_owner": "other 2"})]
+    assert "Runs of full come from ftbench 0.1.0 and other 2." in notes(records)
+
+
+def test_one_environment_needs_no_note():
+    assert "several" not in notes(grid({"full": SCORES, "ewc": SCORES}))
+
+
+def test_a_run_that_crashed_has_no_environment_and_mixes_none():
+    records = [*grid({"full": SCORES, "ewc": SCORES}), run_record(seed=9, status="crashed")]
+    found = notes(records)
+    assert "several" not in found
+    assert "unknown" not in found
+    assert "come from" not in found

@@ -1,0 +1,172 @@
+"""Helpers of the tests: distributions that were never installed, made-up records, the command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ftbench
+from ftbench.records import ComponentId, RunRecord, RunSpec, labels_of
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+
+# The tiny task and backbone of conftest.py as an importable module, with strategies that misbehave.
+_TINY_MODULE = f"""
+import importlib.util, time
+import torch
+import ftbench
+spec = importlib.util.spec_from_file_location("tiny_definitions", {str(TESTS / "conftest.py")!r})
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+
+class Raises(ftbench.Strategy):
+    name = "raises"
+    def prepare(self, model, source):
+        raise RuntimeError("no such luck")
+
+class Diverges(ftbench.Strategy):
+    name = "diverges"
+    def penalty(self, model):
+        return next(model.head.parameters()).sum() * float("nan")
+
+class Slow(ftbench.Strategy):
+    name = "slow"
+    class Options(ftbench.StrategyOptions):
+        seconds: float = 0.05
+    def prepare(self, model, source):
+        time.sleep(self.options.seconds)
+
+plugin = tiny.TinyPlugin(strategies=[Raises, Diverges, Slow])
+"""
+
+
+def distribution(folder, name, *, version="1.0", entry_points=None, modules=None):
+    """Write a distribution as pip would install it into ``folder``, and return the folder."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = [f"{key} = {value}" for key, value in (entry_points or {}).items()]
+    (info / "entry_points.txt").write_text("\n".join(["[ftbench]", *lines, ""]))
+    for module, text in (modules or {}).items():
+        (folder / f"{module}.py").write_text(text)
+    return folder
+
+
+def tiny_distribution(folder):
+    """Write the distribution ``ftbench-tiny`` into ``folder``, and return the folder."""
+    return distribution(
+        folder,
+        "ftbench-tiny",
+        entry_points={"tiny": "ftbench_tiny:plugin"},
+        modules={"ftbench_tiny": _TINY_MODULE},
+    )
+
+
+def run_spec(
+    strategy="full",
+    *,
+    size=20,
+    seed=0,
+    version="1",
+    options=None,
+    label=None,
+    task="digits",
+    **recipe,
+):
+    """Return a made-up RunSpec."""
+    options = options or {}
+    return RunSpec(
+        task=ComponentId(task, "1", {}, "task-fingerprint", task),
+        backbone=ComponentId("glyphnet", "1", {}, "weights-fingerprint", "glyphnet"),
+        strategy=ComponentId(strategy, version, options, "", label or strategy),
+        recipe={"steps": 150, "epochs": None, "learning_rate": 1e-3, "patience": None, **recipe},
+        size=size,
+        seed=seed,
+    )
+
+
+def run_record(
+    strategy="full",
+    accuracy=0.9,
+    *,
+    status="ok",
+    message="",
+    scores=None,
+    costs=None,
+    environment=None,
+    started_at="2026-01-01T00:00:00.000+00:00",
+    **spec,
+):
+    """Return a made-up RunRecord; ``spec`` goes to :func:`run_spec`."""
+    made = run_spec(strategy, **spec)
+    ended_well = status == "ok"
+    return RunRecord(
+        key=made.key,
+        status=status,
+        message=message,
+        identity=made.identity(),
+        labels=labels_of(made),
+        scores=(scores or {"accuracy": accuracy, "nll": 1 - accuracy}) if ended_well else {},
+        costs={"train_seconds": 2.0, "trainable_parameters": 1000, **(costs or {})}
+        if ended_well
+        else {},
+        protocol={"steps": 150} if ended_well else {},
+        environment={
+            "device": "a processor",
+            "device_type": "cpu",
+            "ftbench": "0.1.0",
+            "torch": "2.11.0",
+            "commit": "abc",
+            "strategy_owner": "ftbench 0.1.0",
+            **(environment or {}),
+        }
+        if status != "crashed"
+        else {},
+        started_at=started_at,
+        run_seconds=3.0,
+    )
+
+
+def grid(scores, **spec):
+    """Return records of ``scores[strategy] = [accuracy of seed 0, of seed 1, ...]``."""
+    return [
+        run_record(strategy, accuracy, seed=seed, **spec)
+        for strategy, accuracies in scores.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def write_runs(directory, records):
+    """Write records as runs.jsonl."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "runs.jsonl").write_text("".join(f"{r.to_json()}\n" for r in records))
+    return directory
+
+
+TINY_FLAGS = (
+    *("--task", "tiny", "--backbone", "tiny-net", "--device", "cpu"),
+    *("--steps", "4", "--set", "recipe.batch_size=5"),
+)
+
+
+def environment_with(*folders):
+    """Return the environment of a process that finds the distributions in ``folders`` as well."""
+    path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "200"}
+
+
+def ftbench_process(arguments, *folders, **options):
+    """Start ``ftbench`` as its own process, with the distributions in ``folders`` installed."""
+    command = [sys.executable, "-c", "from ftbench.cli import main; main()", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment_with(*folders), **pipes, **options)
+
+
+def tiny_sweep(**changes):
+    """Return the spec of a sweep over the tiny task."""
+    recipe = {"steps": 4, "batch_size": 5, **changes.pop("recipe", {})}
+    values = {"strategies": ("full", "head-only"), "sizes": (12,), "seeds": (0,), **changes}
+    return ftbench.SweepSpec(
+        task="tiny", backbone="tiny-net", device="cpu", recipe=recipe, **values
+    )

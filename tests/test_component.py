@@ -1,0 +1,201 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from ftbench.component import (
+    Component,
+    Options,
+    build_options,
+    parse_reference,
+    split_references,
+)
+from ftbench.errors import SpecError
+
+NAMES = st.from_regex(r"[A-Za-z0-9][\w.-]{0,8}", fullmatch=True)
+KEYS = st.sampled_from(["stages", "alpha", "beta", "x1", "form"])
+SCALARS = (
+    st.integers(-99, 99)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.none()
+    | st.text("abc ,()[]='\"\\é", max_size=6)
+)
+VALUES = SCALARS | st.tuples(SCALARS, SCALARS)
+
+
+class PartialOptions(Options):
+    stages: int = Field(1, ge=0)
+    rates: tuple[float, ...] = (1.0, 0.1)
+    names: list[str] = Field(default_factory=list)
+    form: str = "plain"
+
+
+class Partial(Component):
+    kind = "strategy"
+    name = "partial"
+    Options = PartialOptions
+
+
+def spell(name, options):
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+@settings(deadline=None)
+@given(NAMES, st.dictionaries(KEYS, VALUES))
+def test_a_reference_is_a_name_and_python_literals(name, options):
+    assert parse_reference(spell(name, options)) == [(name, options)]
+
+
+@settings(deadline=None)
+@given(NAMES, st.dictionaries(KEYS, st.lists(VALUES, min_size=1, max_size=3), max_size=3))
+def test_lists_are_a_grid_over_their_product(name, axes):
+    found = parse_reference(spell(name, axes))
+    assert len(found) == math.prod(len(axis) for axis in axes.values())
+    assert {point for point, _ in found} == {name}
+    for _, options in found:
+        assert options.keys() == axes.keys()
+        assert all(options[key] in axes[key] for key in axes)
+    for key, axis in axes.items():
+        assert [v for v in axis if v not in [options[key] for _, options in found]] == []
+
+
+def test_a_grid_is_walked_with_the_last_option_fastest():
+    assert parse_reference("partial(stages=[1,2,3])") == [
+        ("partial", {"stages": 1}),
+        ("partial", {"stages": 2}),
+        ("partial", {"stages": 3}),
+    ]
+    points = [options for _, options in parse_reference("l2sp(alpha=[0.1, 1], beta=[0, 2])")]
+    assert [(p["alpha"], p["beta"]) for p in points] == [(0.1, 0), (0.1, 2), (1, 0), (1, 2)]
+
+
+def test_a_tuple_is_one_value_and_a_list_within_a_list_is_a_value_of_the_grid():
+    assert parse_reference("p(rates=(1, 0.1))") == [("p", {"rates": (1, 0.1)})]
+    assert parse_reference("p(names=[['a', 'b'], []])") == [
+        ("p", {"names": ["a", "b"]}),
+        ("p", {"names": []}),
+    ]
+
+
+def test_spaces_and_empty_brackets_are_allowed():
+    assert parse_reference("  head-only ") == parse_reference("head-only()") == [("head-only", {})]
+    assert parse_reference(" p ( a = 1 ) ") == [("p", {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "(a=1)",
+        "p(a=1",
+        "p a=1",
+        "p(a=1) q",
+        "p(1)",
+        "p(**{'a': 1})",
+        "p(a=b)",
+        "p(a=f(1))",
+        "p(a=__import__('os'))",
+        "p(a=)",
+        "p(a=1)(b=2)",  # calls of a call: the first options would be lost
+        "p(a=1).q(b=2)",
+        "p(a=1, a=2)",  # the first would be lost
+        "p(a={[1]: 2})",
+    ],
+)
+def test_an_unreadable_reference_is_quoted_with_what_may_be_written(text):
+    with pytest.raises(SpecError, match=r"(?s)cannot read .*write name") as caught:
+        parse_reference(text)
+    assert f"'{text}'" in str(caught.value)
+
+
+def test_an_empty_list_is_refused():
+    with pytest.raises(SpecError, match=r"'p\(a=\[\]\)' is an empty list"):
+        parse_reference("p(a=[])")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , ,b, ", ["a", "b"]),
+        ("", []),
+        ("p(a=1,b=[2,3]),q", ["p(a=1,b=[2,3])", "q"]),
+        ("p(a='x,y)'),q", ["p(a='x,y)')", "q"]),
+        ('p(a="it\'s,"),q', ['p(a="it\'s,")', "q"]),
+        (r"p(a='it\'s, b'),q", [r"p(a='it\'s, b')", "q"]),
+        ("p(a={'k': (1,2)}),20,10%", ["p(a={'k': (1,2)})", "20", "10%"]),
+    ],
+)
+def test_commas_inside_brackets_and_quotes_do_not_separate(text, parts):
+    assert split_references(text) == parts
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NAMES, st.dictionaries(KEYS, VALUES, max_size=2)), max_size=4))
+def test_a_comma_list_of_references_is_split_where_they_were_joined(references):
+    texts = [spell(name, options) for name, options in references]
+    assert split_references(", ".join(texts)) == texts
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "partial"),
+        ({"stages": 1, "form": "plain"}, "partial"),  # named, but the defaults
+        ({"stages": 2}, "partial(stages=2)"),
+        ({"form": "classic", "stages": 0}, "partial(stages=0, form='classic')"),
+        ({"rates": (1, 0.5)}, "partial(rates=(1.0, 0.5))"),
+        ({"names": []}, "partial"),
+        ({"names": ["a"]}, "partial(names=['a'])"),
+    ],
+)
+def test_a_label_shows_only_what_differs_from_the_defaults(options, label):
+    assert Partial(build_options(Partial, options)).label == label
+
+
+def test_options_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Partial().options.stages = 3
+
+
+def test_no_options_mean_the_defaults():
+    assert Partial().options == build_options(Partial, {}) == PartialOptions()
+
+
+def test_an_unknown_option_names_the_component_the_nearest_and_all_known():
+    expected = (
+        r"^strategy 'partial': unknown option 'stage'; did you mean 'stages'\? "
+        r"\(known: form, names, rates, stages\)$"
+    )
+    with pytest.raises(SpecError, match=expected):
+        build_options(Partial, {"stage": 2})
+
+
+def test_an_option_far_from_all_known_ones_gets_no_hint():
+    with pytest.raises(SpecError, match=r"unknown option 'qqq' \(known: form"):
+        build_options(Partial, {"qqq": 2})
+
+
+def test_a_component_without_options_says_so():
+    class Bare(Component):
+        name = "bare"
+
+    with pytest.raises(SpecError, match=r"component 'bare': unknown option 'x' \(known: none\)"):
+        build_options(Bare, {"x": 1})
+
+
+def test_a_wrong_value_is_shown_with_its_option():
+    with pytest.raises(SpecError, match=r"option 'stages': .*greater than or equal to 0, got -1"):
+        build_options(Partial, {"stages": -1})
+    with pytest.raises(SpecError, match=r"option 'rates.1': .*valid number.*, got 'fast'"):
+        build_options(Partial, {"rates": (1, "fast")})
+    with pytest.raises(SpecError, match=r"option 'rates\.0': .*finite number"):
+        build_options(Partial, {"rates": (float("inf"),)})
+
+
+def test_every_problem_is_named_at_once():
+    with pytest.raises(SpecError, match=r"'stages': .*; .*unknown option 'shape'"):
+        build_options(Partial, {"stages": "many", "shape": 1})

@@ -1,0 +1,173 @@
+"""What the documents say about columns, hooks, flags and options is what the code does."""
+
+import inspect
+import re
+
+import pytest
+import typer
+
+import ftbench
+from ftbench import hookspecs
+from ftbench.cli.app import app
+from ftbench.config import parse_spec, read_toml
+from ftbench.report.frame import to_frame
+from ftbench.store import RUNS, SPEC, TORN
+from ftbench.sweep import expand, run_sweep
+from tests.support import ROOT, TESTS, tiny_sweep
+
+HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PLUGINS = (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def table_after(text, heading):
+    """Return the first cells of the Markdown table whose first heading is ``heading``."""
+    rows = re.split(r"\n\n", text.split(f"| {heading} |", 1)[1])[0].splitlines()[2:]
+    return [row.split(" | ")[0].removeprefix("| ") for row in rows]
+
+
+def documented(heading):
+    """Return the names in backquotes in the first column of that table of docs/results.md."""
+    return {name for cell in table_after(RESULTS, heading) for name in re.findall("`(.+?)`", cell)}
+
+
+# docs/results.md
+
+
+def test_every_column_of_load_results_is_documented_and_no_other(tmp_path, catalogue):
+    run_sweep(tiny_sweep(strategies=("full",)), tmp_path, catalogue=catalogue)
+    columns = set(ftbench.load_results(tmp_path))
+    names = documented("column")
+    assert "recipe_*" in names
+    recipe = {f"recipe_{name}" for name in ftbench.Recipe.model_fields}
+    assert columns == (names - {"recipe_*"}) | recipe
+
+
+def test_every_file_of_a_sweep_is_documented(tmp_path, catalogue):
+    run_sweep(tiny_sweep(strategies=("full",)), tmp_path, catalogue=catalogue)
+    files = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert documented("file") == files | {TORN}
+    assert {RUNS, SPEC} <= files
+    assert to_frame([]).empty
+
+
+# plugins/README.md
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_in_the_reference_with_its_signature_and_purpose(hook):
+    function = getattr(hookspecs, hook)
+    assert f"| `{hook}{inspect.signature(function, eval_str=False)}` |".replace("'", "") in (
+        PLUGINS.replace("'", "")
+    )
+    assert inspect.getdoc(function).count("\n") == 0
+    assert f"| {inspect.getdoc(function)} |" in PLUGINS
+
+
+def test_the_reference_lists_no_hook_that_is_not_there():
+    assert set(re.findall(r"\| `(ftbench_\w+)\(", PLUGINS)) == set(HOOKS)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_test(hook):
+    assert f"def test_{hook}_" in (TESTS / "test_hookspecs.py").read_text(encoding="utf-8")
+
+
+def test_every_method_of_a_strategy_is_in_the_table_and_no_other():
+    methods = {
+        f"{name}({', '.join(list(inspect.signature(value).parameters)[1:])})"
+        for name, value in vars(ftbench.Strategy).items()
+        if inspect.isfunction(value)
+    }
+    assert {cell.strip("`") for cell in table_after(PLUGINS, "method")} == methods
+
+
+@pytest.mark.parametrize("document", ["README.md", "plugins/README.md"])
+def test_the_strategies_that_the_documents_show_work(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "class " not in code:
+            continue
+        namespace = {}
+        exec(code, namespace)
+        [strategy] = namespace["ftbench_strategies"]()
+        assert issubclass(strategy, ftbench.Strategy)
+        assert strategy().trains(ftbench.Stage(5, 5, "head"), 0.0)
+        assert not strategy().trains(ftbench.Stage(0, 5, "stem"), 0.0)
+
+
+def test_every_public_name_that_the_documents_use_is_public():
+    for text in (README, PLUGINS):
+        used = set(re.findall(r"\bftbench\.([A-Za-z_]+)", text))
+        # Modules that are run, and files that are read.
+        assert used - {"pretrain", "toml"} <= set(ftbench.__all__), text[:40]
+
+
+# README.md
+
+
+def commands():
+    """Return the ``ftbench`` command lines of the documents."""
+    for text in (README, PLUGINS):
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            yield from (line.split(" #")[0] for line in block.splitlines() if "ftbench " in line)
+        yield from re.findall(r"`(ftbench [a-z][^`]*)`", text)
+
+
+def test_every_flag_that_the_documents_show_exists():
+    group = typer.main.get_command(app)
+    flags = {
+        name: {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for name, command in group.commands.items()
+    }
+    found = list(commands())
+    assert len(found) > 5
+    for line in found:
+        name = line.split()[1]
+        assert name in flags, line
+        assert set(re.findall(r"--[a-z][a-z-]*", line)) <= flags[name], line
+
+
+def test_every_flag_of_a_sweep_that_the_issue_asks_for_exists():
+    sweep = typer.main.get_command(app).commands["sweep"]
+    options = {option for parameter in sweep.params for option in parameter.opts}
+    assert {
+        *("--task", "--backbone", "--strategies", "--sizes", "--seeds", "--num-seeds", "--steps"),
+        *("--device", "--set", "--out", "--dry-run", "--retry", "--quick"),
+    } <= options
+
+
+def test_the_spec_that_the_readme_shows_is_valid(tmp_path):
+    [toml] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "shown.toml").write_text(toml, encoding="utf-8")
+    spec = parse_spec(read_toml(tmp_path / "shown.toml"), "README.md")
+    assert expand(spec, ftbench.load_catalogue())
+
+
+def test_the_readme_lists_every_strategy_with_its_options():
+    catalogue = ftbench.load_catalogue()
+    section = README.split("## Strategies", 1)[1]
+    rows = {
+        re.match(r"\| `(.+?)`", row).group(1): row
+        for row in section.split("\n\n")[1].splitlines()[2:]
+    }
+    assert set(rows) == set(catalogue.names("strategy"))
+    for name, row in rows.items():
+        for option in catalogue.find("strategy", name).value.Options.model_fields:
+            assert f"`{option}`" in row, f"{name}: {option}"
+
+
+def test_the_readme_has_no_placeholder_left():
+    assert "@@" not in README
+    assert "| strategy | 20 " in README
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "plugins/README.md", "LICENSE"]
+)
+def test_links_between_documents_lead_somewhere(path):
+    document = ROOT / path
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (document.parent / target).exists(), target

@@ -1,0 +1,196 @@
+"""Real processes, killed and interrupted: nothing that was finished is lost, and scores stay."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import ftbench
+from ftbench.cli import main
+from ftbench.report.formats import comma_separated
+from ftbench.report.summary import summarize
+from ftbench.store import Store, read_records
+from tests.support import TINY_FLAGS, environment_with, ftbench_process, tiny_distribution
+
+# Imports once, then runs the command in one fork after the other and kills each but the last.
+KILLER = """
+import json, os, random, signal, sys, time
+import ftbench.cli, ftbench.cli.sweeping, ftbench_tiny
+import pandas, pyarrow.parquet, sklearn.metrics, torch._dynamo  # what a run would import
+
+most_kills, arguments, draws, endings = int(sys.argv[1]), sys.argv[2:], random.Random(4), []
+while not endings or os.WIFSIGNALED(endings[-1]):
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["ftbench", *arguments]
+        try:
+            ftbench.cli.main()
+        except SystemExit as stop:
+            sys.stdout.flush()
+            os._exit(stop.code or 0)
+    if len(endings) < most_kills:
+        time.sleep(draws.uniform(0.0, 0.6))
+        os.kill(child, signal.SIGKILL)
+    endings.append(os.waitpid(child, 0)[1])
+print(json.dumps(endings), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder where the tiny task is installed."""
+    return tiny_distribution(tmp_path_factory.mktemp("site"))
+
+
+def slow_sweep(out, seeds=6, seconds=0.1):
+    """Return the arguments of a sweep of 2 × ``seeds`` runs."""
+    strategies = f"slow(seconds={seconds}),ewc(samples=10)"
+    grid = ["--strategies", strategies, "--sizes", "12", "--num-seeds", seeds]
+    return [*map(str, ["sweep", *TINY_FLAGS, *grid, "--out", out])]
+
+
+def sweep_undisturbed(site, out, **grid):
+    """Sweep to the end, in this process: it is the quickest to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        patch.setattr(sys, "argv", ["ftbench", *slow_sweep(out, **grid)])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+
+
+def sweep_under_fire(site, out, kills):
+    """Sweep to the end through that many ``kill -9``; return how many took effect."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(kills), *slow_sweep(out)],
+        env=environment_with(site),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    *killed, last = json.loads(done.stderr.splitlines()[-1])
+    assert last == 0, done.stderr
+    return len(killed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site, tmp_path_factory):
+    """The results of a sweep that nothing interrupted."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    sweep_undisturbed(site, out)
+    return out
+
+
+def assert_same_to_the_last_digit(out, undisturbed):
+    """Assert equal scores and score tables of two directories."""
+    found, expected = ftbench.load_results(out), ftbench.load_results(undisturbed)
+    scores = ["accuracy", "macro_f1", "nll", "ece", "source_accuracy_after", "final_loss"]
+    columns = ["key", "status", "subset_fingerprint", *scores]
+    assert found[columns].to_dict("records") == expected[columns].to_dict("records")
+    tables = [comma_separated(summarize(frame, m)) for frame in (found, expected) for m in scores]
+    assert tables[: len(scores)] == tables[len(scores) :]
+
+
+def wait_for(condition, process, seconds=60):
+    """Wait until the condition holds; fail where the process ends or time runs out first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the sweep did not get there"
+        time.sleep(0.01)
+
+
+def lines(out):
+    """Return how many whole lines runs.jsonl has."""
+    path = out / "runs.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_kill_9_at_any_moment_loses_at_most_the_run_in_progress(site, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    kills = sweep_under_fire(site, out, 40)
+    assert kills >= 3
+    records = read_records(out)
+    ok = [record.key for record in records if record.status == "ok"]
+    assert len(ok) == len(set(ok)) == 12  # none ran again once it had ended well
+    assert {record.status for record in records} <= {"ok", "crashed"}
+    assert len(records) - len(ok) <= kills
+    assert_same_to_the_last_digit(out, undisturbed)
+
+
+def test_kill_9_in_a_run_makes_it_crashed_and_its_lock_is_no_obstacle(site, tmp_path):
+    out = tmp_path / "out"
+    process = ftbench_process(slow_sweep(out, seeds=1, seconds=60), site)
+    wait_for(lambda: list(out.glob(".running-*")), process)
+    process.kill()
+    process.communicate()
+    assert (out / ".lock-owner").exists()
+    sweep_undisturbed(site, out, seeds=1, seconds=0.0)
+    assert [record.status for record in read_records(out)] == ["crashed", "ok", "ok"]
+    crashed = read_records(out)[0]
+    assert crashed.labels["strategy"] == "slow(seconds=60.0)"
+    assert "the process ended during this run" in crashed.message
+
+
+def test_ctrl_c_exits_130_with_the_finished_runs_and_goes_on(site, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    process = ftbench_process(slow_sweep(out), site)
+    wait_for(lambda: lines(out) >= 3, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"every finished run is in {out}, the same command goes on from there" in err
+    finished = lines(out)
+    assert 3 <= finished < 12
+    assert (out / "results.csv").read_text().count("\n") == finished + 1
+    assert (out / "results.parquet").exists()
+    sweep_undisturbed(site, out)
+    assert [record.status for record in read_records(out)] == ["ok"] * 12
+    assert_same_to_the_last_digit(out, undisturbed)
+
+
+def test_a_second_sweep_into_the_same_directory_names_the_holder_and_stops(site, tmp_path):
+    out = tmp_path / "out"
+    first = ftbench_process(slow_sweep(out, seeds=1, seconds=60), site)
+    try:
+        wait_for(lambda: list(out.glob(".running-*")), first)
+        second = ftbench_process(slow_sweep(out, seeds=1), site)
+        _, err = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert f"{out} is in use by process {first.pid} on " in err
+        assert "wait for it, or choose another --out" in err
+        assert "Traceback" not in err
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    with Store(out) as store:
+        assert [record.status for record in store.records()] == ["crashed"]
+
+
+def test_a_full_disk_keeps_every_finished_run_and_the_same_command_goes_on(
+    site, undisturbed, tmp_path
+):
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    out = tmp_path / "out"
+    process = ftbench_process(slow_sweep(out), site, preexec_fn=small_disk)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert (
+        f"cannot write to {out / 'runs.jsonl'}: File too large; the finished runs are safe" in err
+    )
+    assert "make room and run the same command again" in err
+    finished = [record.status for record in read_records(out)]
+    assert 1 <= len(finished) < 12
+    assert set(finished) == {"ok"}
+    assert len(ftbench.load_results(out)) == len(finished)
+    sweep_undisturbed(site, out)
+    assert_same_to_the_last_digit(out, undisturbed)

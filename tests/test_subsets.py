@@ -1,0 +1,219 @@
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ftbench import subsets
+from ftbench.errors import SpecError
+
+SEEDS = st.integers(0, 2**31)
+relaxed = settings(deadline=None)  # the machine is shared
+
+
+@st.composite
+def pools(draw, max_classes=8, max_rows=40):
+    """Labels of an arbitrary pool: any class values, any imbalance, any order."""
+    counts = draw(st.lists(st.integers(1, max_rows), min_size=2, max_size=max_classes))
+    values = draw(
+        st.lists(st.integers(-5, 99), min_size=len(counts), max_size=len(counts), unique=True)
+    )
+    labels = np.repeat(values, counts)
+    return labels[np.random.default_rng(draw(st.integers(0, 999))).permutation(len(labels))]
+
+
+def class_counts(labels, rows, values):
+    return np.array([(labels[rows] == value).sum() for value in values])
+
+
+@relaxed
+@given(pools(), SEEDS, st.data())
+def test_smaller_subsets_are_inside_larger_ones(labels, seed, data):
+    classes = len(np.unique(labels))
+    small = data.draw(st.integers(classes, len(labels)))
+    large = data.draw(st.integers(small, len(labels)))
+    inside, outside = subsets.draw(labels, small, seed), subsets.draw(labels, large, seed)
+    assert set(inside.tolist()) <= set(outside.tolist())
+
+
+@relaxed
+@given(pools(), SEEDS, st.data())
+def test_a_subset_holds_its_size_in_different_sorted_rows_of_every_class(labels, seed, data):
+    size = data.draw(st.integers(len(np.unique(labels)), len(labels)))
+    rows = subsets.draw(labels, size, seed)
+    assert rows.dtype == np.int64
+    assert len(rows) == len(set(rows.tolist())) == size
+    assert rows.tolist() == sorted(rows.tolist())
+    assert set(labels[rows].tolist()) == set(labels.tolist())
+
+
+@relaxed
+@given(st.integers(2, 9), st.integers(1, 20), SEEDS, st.data())
+def test_balanced_pools_give_subsets_within_one_row_of_quota(classes, each, seed, data):
+    labels = np.tile(np.arange(classes), each)
+    size = data.draw(st.integers(classes, len(labels)))
+    counts = class_counts(labels, subsets.draw(labels, size, seed), range(classes))
+    assert np.abs(counts - size / classes).max() < 1
+
+
+@relaxed
+@given(pools(), SEEDS, st.data())
+def test_imbalanced_pools_keep_their_proportions_beyond_the_row_each_class_is_due(
+    labels, seed, data
+):
+    values, pool = np.unique(labels, return_counts=True)
+    size = data.draw(st.integers(len(values), len(labels)))
+    counts = class_counts(labels, subsets.draw(labels, size, seed), values)
+    quota = size * pool / len(labels)
+    # Webster's rounding is within a row per class of proportional; the due rows of the classes
+    # whose quota is under one come out of the others.
+    slack = 1 + np.maximum(0, 1 - quota).sum() + len(values) / 2
+    assert np.abs(counts - quota).max() <= slack
+    assert (counts >= 1).all()
+
+
+def test_a_large_imbalanced_pool_is_sampled_in_proportion():
+    labels = np.repeat([0, 1, 2, 3], [6000, 3000, 900, 100])
+    for seed in range(3):
+        counts = class_counts(labels, subsets.draw(labels, 1000, seed), range(4))
+        assert np.abs(counts - [600, 300, 90, 10]).max() <= 1
+
+
+def test_each_row_of_a_class_is_equally_likely_and_seeds_differ():
+    labels = np.tile(np.arange(3), 8)
+    hits = np.zeros(len(labels))
+    drawn = set()
+    for seed in range(1200):
+        rows = subsets.draw(labels, 6, seed)
+        hits[rows] += 1
+        drawn.add(tuple(rows.tolist()))
+    # 1200 draws of 2 in 8: mean 300, standard deviation 15 a row.
+    assert np.abs(hits - 300).max() < 5 * 15
+    assert len(drawn) > 1000
+
+
+def test_leftover_rows_go_to_every_class_alike():
+    labels = np.tile(np.arange(3), 8)
+    extra = np.zeros(3)
+    for seed in range(900):
+        extra += class_counts(labels, subsets.draw(labels, 4, seed), range(3)) - 1
+    # 900 leftover rows over three classes: mean 300, standard deviation 14.
+    assert np.abs(extra - 300).max() < 5 * 14
+
+
+def test_subsets_stay_the_rows_that_published_fingerprints_name():
+    rows = subsets.draw(np.arange(40) % 4, 8, seed=0)
+    assert rows.tolist() == [14, 16, 24, 30, 31, 33, 35, 37]
+
+
+@relaxed
+@given(st.lists(st.integers(0, 2**40), max_size=30))
+def test_fingerprint_is_sha256_of_the_sorted_little_endian_ids(ids):
+    expected = hashlib.sha256(b"".join(struct.pack("<q", i) for i in sorted(ids))).hexdigest()
+    assert subsets.fingerprint(np.array(ids, dtype=np.int64)) == expected
+    assert subsets.fingerprint(np.array(ids[::-1], dtype=np.int64)) == expected
+
+
+def test_fingerprint_is_the_same_for_every_integer_width():
+    assert (
+        subsets.fingerprint(np.array([3, 1], dtype=np.int32))
+        == subsets.fingerprint(np.array([1, 3], dtype=">i8"))
+        == "8e8f6841378f772c40db2f07e876776d50c481ed7329ebcab75312e3b1fa7807"
+    )
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_size_that_misses_classes_is_refused_with_the_smallest_that_fits(size):
+    with pytest.raises(SpecError, match=rf"size {size} cannot .* 5 classes.* smallest .* is 5$"):
+        subsets.draw(np.arange(50) % 5, size, seed=0)
+
+
+def test_the_smallest_size_named_is_accepted():
+    assert len(subsets.draw(np.arange(50) % 5, 5, seed=0)) == 5
+
+
+def test_a_size_beyond_the_pool_is_refused_with_the_pool_size():
+    with pytest.raises(SpecError, match="size 51 is larger than the pool of 50"):
+        subsets.draw(np.arange(50) % 5, 51, seed=0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(pools() | pools(max_rows=3), SEEDS, st.sampled_from([0.1, 0.2, 0.3]))
+def test_validation_splits_are_disjoint_complete_and_leave_every_class_to_train_on(
+    labels, seed, share
+):
+    try:
+        training, validation = subsets.split_validation(labels, share, seed)
+    except SpecError:
+        assume(False)
+    assert len(validation) == round(share * len(labels))
+    assert sorted([*training.tolist(), *validation.tolist()]) == list(range(len(labels)))
+    assert set(labels[training].tolist()) == set(labels.tolist())
+
+
+def test_validation_never_takes_all_rows_of_a_class_of_a_small_subset():
+    labels = np.array([*range(10), 7])  # what a pool of ten classes gives at size 11
+    try:
+        training, _ = subsets.split_validation(labels, 0.2, seed=0)
+    except SpecError:
+        return  # refusing is as good: one row alone can be spared
+    assert set(labels[training].tolist()) == set(range(10))
+
+
+@relaxed
+@given(pools(), SEEDS)
+def test_validation_holds_one_row_per_class_where_that_many_rows_can(labels, seed):
+    values, counts = np.unique(labels, return_counts=True)
+    assume(round(0.2 * len(labels)) >= len(values))
+    _, validation = subsets.split_validation(labels, 0.2, seed)
+    assert set(labels[validation].tolist()) == set(values[counts > 1].tolist())
+
+
+@relaxed
+@given(st.integers(2, 9), st.integers(5, 30), SEEDS)
+def test_validation_takes_a_fifth_of_each_class_of_a_balanced_subset(classes, each, seed):
+    labels = np.tile(np.arange(classes), each)
+    _, validation = subsets.split_validation(labels, 0.2, seed)
+    counts = class_counts(labels, validation, range(classes))
+    assert np.abs(counts - each / 5).max() <= 1
+
+
+def test_validation_follows_an_imbalanced_pool():
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    _, validation = subsets.split_validation(labels, 0.2, seed=3)
+    assert class_counts(labels, validation, range(3)).tolist() == [120, 60, 20]
+
+
+def test_validation_is_drawn_by_the_seed():
+    labels = np.arange(100) % 4
+    first, again, other = (subsets.split_validation(labels, 0.2, s)[1] for s in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 2, 3, 4, 5], [0, 0]])
+def test_too_few_labels_to_validate_on_are_refused_with_the_way_out(labels):
+    with pytest.raises(SpecError, match=rf"{len(labels)} labels .*20%.*recipe\.patience"):
+        subsets.split_validation(np.array(labels), 0.2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [(50, 50), ("50", 50), ("10%", 120), ("12.5%", 150), ("100%", 1200), ("full", 1200), (1, 1)],
+)
+def test_sizes_are_counts_percentages_or_full(size, rows):
+    assert subsets.resolve_size(size, 1200) == rows
+
+
+@pytest.mark.parametrize("size", ["half", "", "%", "ten%", "1.5", "nan%", "inf%", "5 %%"])
+def test_an_unreadable_size_is_quoted_with_what_may_be_written(size):
+    with pytest.raises(SpecError, match=rf"size '{size}'; write a count, .* 10%, or full"):
+        subsets.resolve_size(size, 100)
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 0), (-3, -3), ("-3", -3), ("0%", 0), ("0.1%", 0)])
+def test_a_size_without_rows_is_refused(size, count):
+    with pytest.raises(SpecError, match=f"size {count} is not positive"):
+        subsets.resolve_size(size, 100)

@@ -1,0 +1,197 @@
+import itertools
+
+import pytest
+
+from ftbench.errors import SpecError
+from ftbench.records import STATUSES
+from ftbench.sweep import (
+    DEFAULT_RETRY,
+    estimate_seconds,
+    expand,
+    make_plan,
+    parse_statuses,
+    probe_seconds,
+    reasons,
+    run_sweep,
+    why_new,
+)
+from tests.support import run_record, run_spec, tiny_sweep
+
+
+def points(runs):
+    """Return the (seed, size, strategy) of runs, in order."""
+    return [(run.seed, run.size, run.strategy.label) for run in runs]
+
+
+# Expansion.
+
+
+def test_the_grid_goes_seed_by_seed_so_that_an_early_stop_leaves_whole_tables(catalogue):
+    spec = tiny_sweep(seeds=(3, 1), sizes=(20, 12), strategies=("full", "ewc"))
+    assert points(expand(spec, catalogue)) == list(
+        itertools.product((3, 1), (20, 12), ("full", "ewc"))
+    )
+
+
+def test_a_list_makes_grid_points_with_labels_and_keys_of_their_own(catalogue):
+    runs = expand(tiny_sweep(strategies=("partial(stages=[1,2])", "full")), catalogue)
+    assert [run.strategy.label for run in runs] == ["partial", "partial(stages=2)", "full"]
+    assert [run.strategy.options.get("stages") for run in runs] == [1, 2, None]
+    assert len({run.key for run in runs}) == 3
+
+
+def test_two_lists_make_their_product(catalogue):
+    runs = expand(tiny_sweep(strategies=("l2sp(alpha=[0.1,1.0],beta=[0.0,0.5])",)), catalogue)
+    assert {(r.strategy.options["alpha"], r.strategy.options["beta"]) for r in runs} == {
+        *itertools.product((0.1, 1.0), (0.0, 0.5))
+    }
+
+
+def test_percentages_and_full_are_counts_of_the_pool_and_equal_sizes_run_once(catalogue):
+    runs = expand(tiny_sweep(strategies=("full",), sizes=("20%", 12, "full", 60)), catalogue)
+    assert [run.size for run in runs] == [12, 60]
+
+
+def test_what_was_asked_changes_the_key_and_where_it_runs_does_not(catalogue):
+    def key(**changes):
+        return expand(tiny_sweep(strategies=("full",), **changes), catalogue)[0].key
+
+    base = key()
+    assert key(timeout_seconds=5) == base
+    others = [key(seeds=(1,)), key(sizes=(13,)), key(threads=2), key(deterministic=True)]
+    others.append(key(recipe={"steps": 5}))
+    assert len({base, *others}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategies": ("fulll",)}, r"unknown strategy 'fulll'; did you mean 'full'\?"),
+        ({"strategies": ("full(dekay=0.5)",)}, r"strategy 'full': unknown option 'dekay'; did you"),
+        ({"strategies": ("full(decay=2)",)}, r"strategy 'full': option 'decay': .*less than or eq"),
+        ({"strategies": ("full(decay='x')",)}, r"option 'decay': .*valid number.*got 'x'"),
+        ({"strategies": ("full", "full(decay=1.0)")}, r"'full\(decay=1\.0\)' is in the spec twice"),
+        ({"strategies": ("partial(stages=[1,1])",)}, r"is in the spec twice, as 'partial'"),
+        ({"strategies": ("partial(stages=[])",)}, r"an option of .* is an empty list"),
+        ({"strategies": ("partial(2)",)}, r"cannot read the options .*given by name"),
+        ({"strategies": ("partial(stages=2",)}, r"cannot read 'partial\(stages=2'; write name"),
+        ({"strategies": ("full(decay=0.5)(decay=0.7)",)}, r"cannot read"),
+        ({"sizes": (2,)}, r"size 2 cannot hold .*3 classes; the smallest size that can is 3"),
+        ({"sizes": ("1%",)}, r"size 1 cannot hold .*the smallest size that can is 3"),
+        ({"sizes": (61,)}, r"size 61 is larger than the pool of 60"),
+        ({"sizes": ("200%",)}, r"size 120 is larger than the pool of 60"),
+        ({"sizes": ("many",)}, r"cannot read the size 'many'; write a count, a percentage"),
+        ({"sizes": (0,)}, r"size 0 is not positive"),
+        ({"sizes": (3,), "recipe": {"patience": 1}}, r"use a larger size or turn early stopping"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    tmp_path, catalogue, changes, message
+):
+    with pytest.raises(SpecError, match=message):
+        run_sweep(tiny_sweep(**changes), tmp_path / "out", catalogue=catalogue)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_is_no_literal_is_named_without_python_internals(catalogue):
+    with pytest.raises(SpecError, match=r"'strings'") as caught:
+        expand(tiny_sweep(strategies=("progressive(form=classic)",)), catalogue)
+    assert "object at 0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["task", "backbone"])
+def test_an_unknown_task_or_backbone_gets_the_nearest(catalogue, kind):
+    spec = tiny_sweep().model_copy(update={kind: {"task": "tinny", "backbone": "tinynet"}[kind]})
+    with pytest.raises(SpecError, match=rf"unknown {kind} 'tin.*; did you mean 'tiny"):
+        expand(spec, catalogue)
+
+
+# Planning.
+
+
+def test_only_what_is_missing_is_pending_and_retries_come_last():
+    runs = [run_spec(seed=seed) for seed in range(len(STATUSES) + 1)]
+    records = [run_record(status=status, seed=seed) for seed, status in enumerate(STATUSES)]
+    plan = make_plan(runs, records)
+    by_status = dict(zip(STATUSES, runs, strict=False))
+    untried = runs[-1]
+    assert list(plan.pending) == [untried, *(by_status[status] for status in DEFAULT_RETRY)]
+    assert set(plan.done) == {run.key for run in runs[:-1]}
+
+
+def test_the_default_retries_all_but_diverged():
+    assert set(DEFAULT_RETRY) == set(STATUSES) - {"ok", "diverged"}
+
+
+@pytest.mark.parametrize("status", [s for s in STATUSES if s != "ok"])
+def test_retry_chooses_which_endings_run_again(status):
+    runs = [run_spec(seed=seed) for seed in range(len(STATUSES))]
+    records = [run_record(status=s, seed=seed) for seed, s in enumerate(STATUSES)]
+    plan = make_plan(runs, records, parse_statuses(status))
+    assert [plan.done[run.key].status for run in plan.pending] == [status]
+    assert not make_plan(runs, records, parse_statuses("none")).pending
+
+
+def test_a_run_that_ended_well_once_is_done_whatever_came_later():
+    records = [run_record(status="ok"), run_record(status="failed")]
+    assert not make_plan([run_spec()], records).pending
+
+
+def test_an_unknown_status_gets_the_nearest():
+    assert parse_statuses("failed, timeout") == ("failed", "timeout")
+    message = r"--retry: unknown status 'diverge'; did you mean 'diverged'\? \(known: failed, "
+    with pytest.raises(SpecError, match=message):
+        parse_statuses("failed,diverge")
+    with pytest.raises(SpecError, match="unknown status 'ok'"):
+        parse_statuses("ok")
+
+
+# What makes a run new.
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "values"),
+    [
+        ({"learning_rate": 0.1}, "recipe.learning_rate", (1e-3, 0.1)),
+        ({"version": "2"}, "strategy.version", ("1", "2")),
+        ({"options": {"alpha": 2}}, "strategy.options.alpha", (None, 2)),
+    ],
+)
+def test_why_new_names_the_changed_field(changes, field, values):
+    assert why_new(run_spec(**changes), [run_record()]) == {field: values}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_why_new_compares_with_the_nearest_of_the_same_strategy_size_and_seed(order):
+    far = run_record(learning_rate=0.5, schedule="linear")
+    near = run_record(learning_rate=0.5)
+    records = [(far, near, run_record("ewc"))[i] for i in order]
+    assert list(why_new(run_spec(), records)) == ["recipe.learning_rate"]
+    assert why_new(run_spec(seed=1), records) == {}
+
+
+def test_reasons_are_counted_and_readable():
+    runs = [run_spec(seed=0), run_spec(seed=1), run_spec(seed=2), run_spec(seed=3)]
+    records = [run_record(seed=s, learning_rate=0.1) for s in (0, 1)]
+    records.append(run_record(seed=2, status="timeout"))
+    plan = make_plan(runs, records)
+    assert reasons(plan, records) == {
+        "recipe.learning_rate: 0.1 → 0.001": 2,
+        "ended as timeout, will be tried again": 1,
+        "no run of this strategy, size and seed is stored": 1,
+    }
+
+
+# The time it takes.
+
+
+def test_the_estimate_is_the_mean_of_each_strategys_finished_runs():
+    done = [run_record("full", seed=0), run_record("ewc", seed=0)]
+    plan = make_plan([run_spec(s, seed=1) for s in ("full", "ewc", "full")], done)
+    assert estimate_seconds(plan, done) == pytest.approx(9.0)
+    assert estimate_seconds(make_plan([run_spec("l2sp")], done), done) is None
+
+
+def test_short_trials_estimate_the_time_and_store_nothing(catalogue):
+    plan = make_plan(expand(tiny_sweep(seeds=(0, 1)), catalogue), [])
+    assert 0 < probe_seconds(plan, tiny_sweep(), catalogue) < 60
