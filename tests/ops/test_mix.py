@@ -264,7 +264,7 @@ IMAGES = make_images(2, 3, 4, 5)
             IMAGES,
             {"normalize": ((0.5,), (0.5,))},
             ValueError,
-            "normalize has 3 means and 1 stdsnels",
+            "normalize has 1 means and 1 stds, the images 3",
         ),
         (
             IMAGES,
