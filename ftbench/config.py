@@ -20,18 +20,22 @@ class SweepSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    task: str = "digits"
-    backbone: str = "glyphnet"
+    task: str = Field("digits", description="name, with options in brackets")
+    backbone: str = Field("glyphnet", description="name, with options in brackets")
     strategies: tuple[str, ...] = Field(
-        ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc"), min_length=1
+        ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc"),
+        min_length=1,
+        description="names; a list in an option is a grid: partial(stages=[1, 2])",
     )
-    sizes: tuple[int | str, ...] = Field((20, 50, 100, 400), min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    device: str = "auto"
+    sizes: tuple[int | str, ...] = Field(
+        (20, 50, 100, 400), min_length=1, description="label budgets: counts, 10%, full"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="from 0")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, gt=0, description="CPU threads a run; part of its key")
     deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")
     timeout_seconds: float | None = Field(None, gt=0, description="for the training of one run")
-    recipe: Recipe = Recipe()
+    recipe: Recipe = Field(Recipe(), description="how every strategy is trained, below")
 
     @field_validator("device")
     @classmethod

@@ -14,20 +14,24 @@ class Recipe(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum")
     learning_rate: float = Field(1e-3, gt=0, description="of the backbone's stages, at its peak")
     head_rate_factor: float = Field(3.0, gt=0, description="the head's rate over the backbone's")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; read by sgd alone")
     weight_decay: float = Field(
         1e-2, ge=0, description="decoupled for adamw; never on biases and normalisation parameters"
     )
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "cosine", description="constant, or cosine or linear decay to zero"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up linearly")
     steps: int | None = Field(150, gt=0, description="optimizer steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the training rows")
     batch_size: int = Field(64, gt=0, description="rows a step; all of them where there are fewer")
     gradient_clip: float | None = Field(None, gt=0, description="largest global gradient norm")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label spread evenly over the classes"
+    )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the head")
     norm_statistics: Literal["frozen", "update"] = Field(
         "frozen", description="batch-norm running statistics of a pre-trained backbone"

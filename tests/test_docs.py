@@ -9,7 +9,8 @@ import typer
 import ftbench
 from ftbench import hookspecs
 from ftbench.cli.app import app
-from ftbench.config import parse_spec, read_toml
+from ftbench.config import SweepSpec, parse_spec, read_toml
+from ftbench.recipe import Recipe
 from ftbench.report.frame import to_frame
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
@@ -129,7 +130,7 @@ def test_every_flag_that_the_documents_show_exists():
         assert set(re.findall(r"--[a-z][a-z-]*", line)) <= flags[name], line
 
 
-def test_every_flag_of_a_sweep_that_the_issue_asks_for_exists():
+def test_every_flag_of_a_sweep_that_was_promised_exists():
     sweep = typer.main.get_command(app).commands["sweep"]
     options = {option for parameter in sweep.params for option in parameter.opts}
     assert {
@@ -171,3 +172,17 @@ def test_links_between_documents_lead_somewhere(path):
     text = document.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("model", [SweepSpec, Recipe])
+def test_every_key_of_a_spec_is_documented_with_its_default_and_meaning(model):
+    rows = [line.split(" | ") for line in (ROOT / "docs/spec.md").read_text().splitlines()]
+    documented = {row[0].strip("| `"): row[1:] for row in rows if len(row) == 3}
+    for name, field in model.model_fields.items():
+        default, meaning = documented[name]
+        assert meaning.removesuffix(" |") == field.description
+        shown = field.default
+        if isinstance(shown, tuple):
+            shown = ", ".join(map(str, shown))
+        if name != "recipe":
+            assert default.strip("`").lower() == str(shown).lower()
