@@ -121,10 +121,14 @@ NORMS: tuple[type[nn.Module], ...] = (
 
 
 def undecayed_parameters(module: nn.Module) -> set[Tensor]:
-    """Return the parameters that never take weight decay: biases and normalisation parameters."""
+    """Return the parameters that never take weight decay: biases and normalisation parameters.
+
+    Whatever has at most one dimension counts: biases of every layer, and the scales of norms that
+    are no subclass of torch's.
+    """
     return {
         parameter
         for child in module.modules()
-        for name, parameter in child.named_parameters(recurse=False)
-        if isinstance(child, NORMS) or name == "bias" or name.endswith("_bias")
+        for parameter in child.parameters(recurse=False)
+        if isinstance(child, NORMS) or parameter.dim() <= 1
     }

@@ -29,8 +29,9 @@ class Component:
 
     kind: ClassVar[str] = "component"
     name: ClassVar[str]
-    version: ClassVar[str] = "1"
-    """Raise it when the same options give other scores than before: it is part of a run's key."""
+    version: ClassVar[str] = ""
+    """Part of a run's key: raise it when the same options give other scores than before. Left
+    empty, it is the version of the distribution that brings the component."""
     Options: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Any = None) -> None:

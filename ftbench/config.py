@@ -57,13 +57,18 @@ QUICK: dict[str, Any] = {"sizes": [20, 100], "seeds": [0]}
 """What ``--quick`` asks for: a corner of the default grid, whose runs the whole grid reuses."""
 
 
-def load_spec(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
-    """Return the spec of a TOML file (or of the defaults) with overrides laid over it.
+def load_spec(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> SweepSpec:
+    """Return the spec of a TOML file with overrides laid over it and ``defaults`` under it.
 
     Overrides are spec keys; ``recipe`` there is merged key by key. SpecError names the file, the
     wrong key and the nearest right one.
     """
-    values = read_toml(path) if path is not None else {}
+    values = {**(defaults or {}), **(read_toml(path) if path is not None else {})}
     where = str(path) if path is not None else "the command line"
     overrides = dict(overrides or {})
     recipe = overrides.pop("recipe", {})
@@ -149,7 +154,9 @@ def _refuse_unknown(
 ) -> None:
     for name in values:
         if name not in known:
-            hint = did_you_mean(name, known)
+            elsewhere = not prefix and name in Recipe.model_fields
+            near = [f"recipe.{name}"] if elsewhere else [prefix + key for key in known]
+            hint = did_you_mean(prefix + name, near)
             raise SpecError(
                 f"{where}: unknown {noun} '{prefix}{name}'{hint} (known: {', '.join(known)})"
             )

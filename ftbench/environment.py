@@ -18,10 +18,20 @@ def machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
+        "cuda": _cuda_versions(),
         "platform": platform.platform(terse=True),
         "processor": processor_name(),
         "commit": _commit(Path(__file__).parent),
     }
+
+
+def _cuda_versions() -> str:
+    """Return the CUDA and cuDNN versions that torch uses, ``""`` where it sees no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ""
+    return f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
 
 
 def processor_name() -> str:

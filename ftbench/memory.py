@@ -20,26 +20,38 @@ class PeakMemory:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._base: int | None = None
-        if device.startswith("cuda"):
-            import torch
+        self._earlier = 0  # the peak of the stretches before the last skip
+        self._base: int | None = None  # resident bytes when the current stretch began
+        self._begin()
 
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with contextlib.suppress(OSError, AttributeError):  # not Linux with glibc
-                ctypes.CDLL(None).malloc_trim(0)
-                _CLEAR.write_text("5")  # resets the peak, see proc(5)
-                self._base = _peak_resident_bytes()
+    def mark(self) -> None:
+        """Take in the peak so far; what runs between here and :meth:`skip` does not count."""
+        self._earlier = self.peak_bytes() or 0
+
+    def skip(self) -> None:
+        """Count on from here, leaving out what ran since :meth:`mark`."""
+        self._begin()
 
     def peak_bytes(self) -> int | None:
-        """Return the peak since the start, in bytes."""
+        """Return the highest peak of the stretches that count, in bytes."""
         if self._device.startswith("cuda"):
             import torch
 
-            return int(torch.cuda.max_memory_allocated(self._device))
+            return max(self._earlier, int(torch.cuda.max_memory_allocated(self._device)))
         if self._base is None:
             return None
-        return max(0, _peak_resident_bytes() - self._base)
+        return max(self._earlier, _peak_resident_bytes() - self._base)
+
+    def _begin(self) -> None:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        with contextlib.suppress(OSError, AttributeError):  # not Linux with glibc
+            ctypes.CDLL(None).malloc_trim(0)
+            _CLEAR.write_text("5")  # resets the peak, see proc(5)
+            self._base = _peak_resident_bytes()
 
 
 def _peak_resident_bytes() -> int:

@@ -6,7 +6,9 @@ end of the program. Built-ins come in through the same group.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from ftbench import hookspecs
 from ftbench.backbone import BackboneFamily
 from ftbench.component import Component, build_options
 from ftbench.errors import PluginError, SpecError, did_you_mean
-from ftbench.records import ComponentId
+from ftbench.records import RESERVED_SCORES, ComponentId
 from ftbench.strategy import Strategy
 from ftbench.task import Task
 
@@ -88,7 +90,8 @@ class Catalogue:
         if not found:
             names = self.names(kind)
             hint = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
-            broken = f" ({len(self.errors)} plugins failed to load)" if self.errors else ""
+            failed = ", ".join(dict.fromkeys(str(e.owner) for e in self.errors))
+            broken = f"; of {failed}, something failed to load" if failed else ""
             raise SpecError(f"unknown {kind} '{name}'{hint} ('ftbench plugins' lists them){broken}")
         if len(found) > 1:
             owners = " and ".join(str(e.owner) for e in found)
@@ -116,6 +119,18 @@ class Catalogue:
         component = cast("type[Component]", self.find(kind, name).value)
         return component(build_options(component, options))
 
+    def identify(self, component: Component, fingerprint: str = "") -> ComponentId:
+        """Return the part of a run's identity that ``component``, built here, is."""
+        owner = self.find(cast(Kind, component.kind), component.name).owner
+        return ComponentId(
+            name=component.name,
+            owner=owner.distribution,
+            version=component.version or owner.version,
+            options=component.options.model_dump(mode="json"),
+            fingerprint=fingerprint,
+            label=component.label,
+        )
+
     def hook_owners(self) -> dict[str, list[str]]:
         """Return who implements each hook, by hook name."""
         return {
@@ -129,7 +144,7 @@ class Catalogue:
         for implementation in self._implementations(hook):
             try:
                 implementation.function(*(arguments[n] for n in implementation.argnames))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 owner = self._owners[implementation.plugin_name]
                 _log.warning("%s: %s raised %s", owner, hook, _describe(error))
 
@@ -188,17 +203,6 @@ def load_catalogue(extra: Mapping[str, Any] | None = None) -> Catalogue:
     return Catalogue(manager, owners, errors)
 
 
-def identify(component: Component, fingerprint: str = "") -> ComponentId:
-    """Return the part of a run's identity that ``component`` is."""
-    return ComponentId(
-        name=component.name,
-        version=component.version,
-        options=component.options.model_dump(mode="json"),
-        fingerprint=fingerprint,
-        label=component.label,
-    )
-
-
 def _entry_points() -> list[tuple[Owner, importlib.metadata.EntryPoint]]:
     found: dict[tuple[str, str, str], tuple[Owner, importlib.metadata.EntryPoint]] = {}
     for entry_point in importlib.metadata.entry_points(group=GROUP):
@@ -248,6 +252,33 @@ def _component_problem(component: Any, base: type[Component]) -> str:
     name = getattr(component, "name", None)
     if not isinstance(name, str) or not name:
         return f"{component.__name__} has no name; set the class attribute `name`"
+    problem = _method_problem(component, base)
+    if problem:
+        return f"{component.__name__}.{problem}"
+    taken = [m.name for m in getattr(component, "metrics", ()) if m.name in RESERVED_SCORES]
+    if taken:
+        return f"{component.__name__} has a metric '{taken[0]}', the name of another column"
+    return ""
+
+
+def _method_problem(component: type[Component], base: type[Component]) -> str:
+    """Return what is wrong with a method: misspelt, so never called, or of another signature."""
+    known = {n: f for n, f in vars(base).items() if inspect.isfunction(f) and n[0] != "_"}
+    for name, method in vars(component).items():
+        if not inspect.isfunction(method) or name.startswith("_"):
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                return f"{name} is never called; did you mean '{near[0]}'?"
+            continue
+        asked = inspect.signature(known[name])
+        keywords = {p.name: None for p in asked.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        positional = [None] * (len(asked.parameters) - len(keywords))
+        try:
+            inspect.signature(method).bind(*positional, **keywords)
+        except TypeError as error:
+            return f"{name}() must be callable as {name}{asked}: {error}"
     return ""
 
 

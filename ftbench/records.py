@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 SCHEMA = 1  # the version of a line in runs.jsonl
+HARNESS = "1"
+"""Raised when the training loop, the draws or the scores change: it is part of every run's key."""
+
+RESERVED_SCORES = frozenset(
+    {
+        *("task", "backbone", "strategy", "size", "seed", "status", "message", "key", "condition"),
+        *("source_accuracy_before", "source_accuracy_after", "device", "device_type"),
+        *("train_seconds", "step_seconds", "seconds_saved_by_cache", "peak_memory_bytes"),
+        *("trainable_parameters", "total_parameters", "run_seconds", "started_at"),
+        *("subset_fingerprint", "training_rows", "validation_rows", "test_rows", "source_rows"),
+        *("batch_size", "steps", "planned_steps", "best_step", "validation_loss", "final_loss"),
+        *("norm_statistics", "tuning_trials", "shared_device", "threads", "deterministic"),
+    }
+)
+"""Columns of the results that no score of a task may be named like."""
 
 Status = Literal["ok", "failed", "diverged", "out-of-memory", "timeout", "crashed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -25,11 +40,13 @@ class ComponentId:
     options: Mapping[str, Any]  # all of them, defaults resolved
     fingerprint: str = ""  # SHA-256 of its data or weights, where it has any
     label: str = field(default="", compare=False)  # the name and what differs from the defaults
+    owner: str = ""  # the distribution that brought it
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that take part in a run's key."""
         return {
             "name": self.name,
+            "owner": self.owner,
             "version": self.version,
             "options": dict(self.options),
             "fingerprint": self.fingerprint,
@@ -52,6 +69,7 @@ class RunSpec:
     def identity(self) -> dict[str, Any]:
         """Return, as plain JSON values, everything that can change this run's scores."""
         return {
+            "harness": HARNESS,
             "task": self.task.identity(),
             "backbone": self.backbone.identity(),
             "strategy": self.strategy.identity(),
@@ -84,7 +102,11 @@ class RunRecord:
     scores: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float | None] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)  # what the run used, subset included
+    metrics: Sequence[Mapping[str, Any]] = field(
+        default_factory=list
+    )  # how the task's scores read: ftbench.Metric
     environment: Mapping[str, Any] = field(default_factory=dict)
+    traceback: str = ""  # of an error that was not written for the user
     started_at: str = ""  # ISO 8601, UTC
     run_seconds: float = 0.0  # wall time of the whole attempt, evaluation included
 
@@ -95,15 +117,42 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
-        """Return the record that ``values`` spells; TypeError where fields are missing."""
+        """Return the record that ``values`` spells; TypeError where one is missing or wrong."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         record = cls(**known)
-        if record.status not in STATUSES or not (
-            {"task", "backbone", "strategy"} <= set(record.labels)
-            and set(RunSpec.__dataclass_fields__) <= set(record.identity)
-        ):
-            raise TypeError("the fields are not those of a run")
+        problem = _record_problem(record)
+        if problem:
+            raise TypeError(problem)
         return record
+
+
+def _record_problem(record: RunRecord) -> str:
+    """Return what keeps a record from being read by a report, ``""`` for nothing."""
+    if record.status not in STATUSES:
+        return f"there is no status {record.status!r}"
+    parts = ("task", "backbone", "strategy")
+    if not (
+        isinstance(record.labels, Mapping)
+        and isinstance(record.identity, Mapping)
+        and all(isinstance(record.labels.get(part), str) for part in parts)
+        and all(_keys(record.identity.get(part)) >= _COMPONENT for part in parts)
+        and all(isinstance(record.identity.get(name), int) for name in ("size", "seed"))
+        and isinstance(record.identity.get("recipe"), Mapping)
+    ):
+        return "the labels or the identity are not those of a run"
+    sections = (record.scores, record.costs, record.protocol, record.environment)
+    if not all(isinstance(section, Mapping) for section in sections):
+        return "scores, costs, protocol and environment must be mappings"
+    if not all(isinstance(value, int | float) for value in record.scores.values()):
+        return "a score is not a number"
+    return ""
+
+
+_COMPONENT = {"name", "owner", "version", "options", "fingerprint"}
+
+
+def _keys(value: object) -> set[str]:
+    return set(value) if isinstance(value, Mapping) else set()
 
 
 def utc_now() -> str:

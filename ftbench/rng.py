@@ -50,13 +50,17 @@ def torch_seed(*purpose: Part) -> int:
     return int.from_bytes(_digest(purpose)[16:24], "little") >> 1
 
 
-def seed_torch(*purpose: Part) -> None:
-    """Point torch's global generators at the stream of ``purpose``, for modules such as Dropout
-    that draw from nowhere else.
+def seed_global(*purpose: Part) -> None:
+    """Point the global generators of torch, NumPy and Python at the stream of ``purpose``.
+
+    For code that draws from nowhere else: Dropout, initialisation, augmentation, plugins.
     """
     import torch
 
-    torch.manual_seed(torch_seed(*purpose))
+    seed = torch_seed(*purpose)
+    torch.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    random.seed(seed)
 
 
 @contextlib.contextmanager
@@ -71,9 +75,7 @@ def isolated(*purpose: Part) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=devices):
-        seed_torch(*purpose)
-        np.random.seed(torch_seed(*purpose) & 0xFFFFFFFF)
-        random.seed(torch_seed(*purpose))
+        seed_global(*purpose)
         try:
             yield
         finally:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 import os
+import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -76,7 +79,12 @@ def run_one(
         record = replace(record, **result)
     # SystemExit too: a strategy must not end the sweep.
     except (Exception, SystemExit) as error:
-        record = replace(record, status=_status(error), message=_message(error))
+        record = replace(
+            record,
+            status=_status(error),
+            message=_message(error),
+            traceback="" if isinstance(error, FtbenchError) else traceback.format_exc(),
+        )
     return replace(record, run_seconds=time.perf_counter() - started)
 
 
@@ -91,21 +99,37 @@ def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, 
 
 @contextlib.contextmanager
 def _execution(spec: RunSpec, device: str) -> Iterator[None]:
-    """Set threads, deterministic mode and generators for the run; put them back after it."""
-    threads = torch.get_num_threads()
-    deterministic = torch.get_deterministic_debug_mode()
+    """Fix what of torch's global state can change a score; put it back after the run.
+
+    Threads, deterministic mode, default dtype, gradient mode, float32 precision, cuDNN and oneDNN
+    flags, and the global generators: neither the caller's settings nor what an earlier strategy
+    left behind may reach this run.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    precision, mode = torch.get_float32_matmul_precision(), torch.get_deterministic_debug_mode()
     if device.startswith("cuda"):
         torch.cuda.init()  # so that its generators are among those put back
     if spec.deterministic:
         # cuBLAS is deterministic only with this, and only where it is set before its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(spec.threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
     torch.use_deterministic_algorithms(spec.deterministic)
+    # Not flags(), which warns of settings that it sets besides.
+    onednn = torch.backends.mkldnn.set_flags(True, None, None, None)[0]
     try:
-        with rng.isolated(spec.seed, "run"):
+        with (
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(enabled=True, deterministic=spec.deterministic),
+            rng.isolated(spec.seed, "run"),
+        ):
             yield
     finally:
-        torch.set_deterministic_debug_mode(deterministic)
+        torch.backends.mkldnn.set_flags(onednn, None, None, None)
+        torch.set_deterministic_debug_mode(mode)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
 
 
@@ -148,13 +172,17 @@ class _Run:
         backbone = self._build_backbone()
         model = self._build_model(backbone)
         source_task = self._source_task(backbone)
-        source_head = backbone.source_head.to(self.device) if backbone.source_head else None
+        source_head = backbone.source_head if source_task is not None else None
+        if source_head is not None:
+            source_head.to(self.device)
         before = self._source_accuracy(model, source_task, source_head)
 
-        self._warm_up(model, budget.training)
         peak = PeakMemory(self.device)
         started = time.perf_counter()
         self.strategy.prepare(model, self._visible_source(source_task, source_head))
+        self._wait()
+        prepare_seconds = time.perf_counter() - started
+        peak.mark()  # the warm-up that comes now is no part of the run
         log = train(
             model,
             budget.training,
@@ -164,14 +192,17 @@ class _Run:
             loss=self.task.loss,
             seed=self.spec.seed,
             deadline=self.deadline,
+            on_ready=peak.skip,
             on_step=self.on_step,
         )
+        started = time.perf_counter()
         self.strategy.finish(model)
         self._wait()
-        train_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
+        finish_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
 
         # The one look at the test set.
-        scored = evaluate(model, self.task.test().to(self.device), self.task.score)
+        test = self.task.test().to(self.device)
+        scored = evaluate(model, test, self.task.score)
         results = {name: float(value) for name, value in scored.items()}
         if before is not None:
             results["source_accuracy_before"] = before
@@ -181,14 +212,15 @@ class _Run:
         return {
             "scores": results,
             "costs": {
-                "train_seconds": train_seconds,
+                "train_seconds": prepare_seconds + log.loop_seconds + finish_seconds,
                 "step_seconds": log.loop_seconds / log.steps,
                 "seconds_saved_by_cache": 0.0,
                 "peak_memory_bytes": peak_bytes,
                 "trainable_parameters": log.trainable_parameters,
                 "total_parameters": parameter_count(model),
             },
-            "protocol": self._protocol(budget, log),
+            "protocol": self._protocol(budget, log, test_rows=len(test), source=source_task),
+            "metrics": [dataclasses.asdict(metric) for metric in self.task.metrics],
         }
 
     def _check_fingerprints(self) -> None:
@@ -225,7 +257,9 @@ class _Run:
         """Return the source task where the backbone's source head was trained for it."""
         source = self.task.source()
         fits = source is not None and source.name == self.family.source
-        return source if fits and backbone.source_head is not None else None
+        # Random weights keep nothing of a source, whatever head a backbone hands out with them.
+        has_head = self.strategy.pretrained and backbone.source_head is not None
+        return source if fits and has_head else None
 
     def _visible_source(self, source: SourceTask | None, head: nn.Module | None) -> Source | None:
         """Return what a strategy may see: copies of the samples and of the head."""
@@ -242,20 +276,16 @@ class _Run:
         whole = nn.Sequential(*model.stages, head)
         return evaluate(whole, source.held_out.to(self.device), scores.accuracy)
 
-    def _warm_up(self, model: Model, training: Examples) -> None:
-        """Take one step on a copy: the first call sets up kernels, which is no run's cost."""
-        rows = np.arange(min(self.recipe.batch_size, len(training)))
-        batch = training.batch(rows)
-        loss = self.task.loss(copy.deepcopy(model)(batch.inputs), batch.targets)
-        loss.backward()
-        self._wait()
-
-    def _protocol(self, budget: _Budget, log: TrainingLog) -> dict[str, Any]:
+    def _protocol(
+        self, budget: _Budget, log: TrainingLog, *, test_rows: int, source: SourceTask | None
+    ) -> dict[str, Any]:
         validation = budget.validation
         return {
             "subset_fingerprint": budget.fingerprint,
             "training_rows": len(budget.training),
             "validation_rows": len(validation) if validation is not None else 0,
+            "test_rows": test_rows,
+            "source_rows": len(source.held_out) if source is not None else 0,
             "batch_size": min(self.recipe.batch_size, len(budget.training)),
             "steps": log.steps,
             "planned_steps": log.planned_steps,
@@ -293,9 +323,20 @@ def _status(error: BaseException) -> Status:
 
 
 def _message(error: BaseException) -> str:
-    """Return the error, with the place it was raised at unless it was written for the user."""
+    """Return the error, with the place it was raised at unless it was written for the user.
+
+    The place is the deepest line outside torch and ftbench, a plugin's, where there is one.
+    """
     if isinstance(error, FtbenchError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    frame = next((f for f in reversed(frames) if _is_a_plugins(f.filename)), frames[-1])
+    place = f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return f"{type(error).__name__}: {error} ({place})"
+
+
+def _is_a_plugins(file: str) -> bool:
+    """Return whether a source file belongs to neither torch, ftbench nor Python itself."""
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    standard = file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file
+    return not (standard or file.startswith((*others, "<")))

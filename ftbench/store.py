@@ -18,6 +18,8 @@ from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
 RUNS = "runs.jsonl"
 SPEC = "spec.toml"
 TORN = "runs.torn"
+SPEC_HEADER = "# What the last sweep into this directory was asked for.\n"
+RECORD_START = b'{"schema":'
 _LOCK = ".lock"
 _OWNER = ".lock-owner"
 _RUNNING = ".running"
@@ -63,12 +65,18 @@ def require_results(directory: Path) -> list[RunRecord]:
 def refuse_foreign(directory: Path) -> None:
     """Raise StoreError where a directory holds another project's files or a newer ftbench's."""
     names = [p.name for p in directory.iterdir() if not p.name.startswith(".")]
-    if names and not any(name in names for name in (RUNS, SPEC)):
+    runs, spec = directory / RUNS, directory / SPEC
+    if names and not (runs.exists() or spec.exists()):
         raise StoreError(
             f"{directory} holds other files ({', '.join(sorted(names)[:3])}) and no "
             "ftbench results; choose another --out"
         )
-    read_records(directory)
+    if spec.exists() and not spec.read_bytes().startswith(SPEC_HEADER.encode()):
+        raise StoreError(f"{spec} was not written by a sweep; choose another --out")
+    if runs.exists() and not read_records(directory):
+        torn = runs.read_bytes()
+        if not torn.startswith(RECORD_START[: len(torn)]):
+            raise StoreError(f"{runs} holds no ftbench record; choose another --out")
 
 
 def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -139,9 +147,10 @@ class Store:
         }
         self.write_text(f"{_RUNNING}-{spec.key[:16]}", json.dumps(running))
 
-    def end(self, spec: RunSpec) -> None:
-        """Forget a run in progress that was stopped on purpose."""
-        (self.directory / f"{_RUNNING}-{spec.key[:16]}").unlink(missing_ok=True)
+    def forget_running(self) -> None:
+        """Forget the runs in progress, which were stopped on purpose."""
+        for path in self.directory.glob(f"{_RUNNING}-*"):
+            path.unlink(missing_ok=True)
 
     def append(self, record: RunRecord) -> None:
         """Write one line and wait until it is on the disk.
@@ -149,13 +158,16 @@ class Store:
         A line that did not fit is taken back, so that what is there stays readable.
         """
         data = record.to_json().encode() + b"\n"
-        before = self._path.stat().st_size if self._path.exists() else 0
+        is_new = not self._path.exists()
+        before = 0 if is_new else self._path.stat().st_size
         try:
             with open(self._path, "ab", buffering=0) as file:
                 written = file.write(data)
                 while written < len(data):
                     written += file.write(data[written:])
                 os.fsync(file.fileno())
+            if is_new:
+                _sync_directory(self.directory)
         except OSError as error:
             with contextlib.suppress(OSError):  # what is left is a torn line, mended at next start
                 os.truncate(self._path, before)
@@ -169,7 +181,10 @@ class Store:
         """Replace a file of the directory in one step."""
         path, temporary = self.directory / name, self.directory / f".{name}.tmp"
         try:
-            temporary.write_text(text, encoding="utf-8")
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -250,6 +265,15 @@ class Store:
                 path.unlink()  # died between the record and the note's removal
             else:
                 yield path, running
+
+
+def _sync_directory(directory: Path) -> None:
+    """Wait until a new file's name is on the disk, as its contents are."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _parse(line: bytes, where: str, *, warn: bool) -> RunRecord | None:

@@ -13,7 +13,7 @@ from ftbench import executors, plugins, store, subsets
 from ftbench.backbone import BackboneFamily
 from ftbench.component import parse_reference
 from ftbench.config import SweepSpec, to_toml
-from ftbench.errors import SpecError, StoreError, did_you_mean
+from ftbench.errors import FtbenchError, PluginError, SpecError, StoreError, did_you_mean
 from ftbench.plugins import Catalogue, Kind
 from ftbench.recipe import Recipe
 from ftbench.records import STATUSES, ComponentId, RunRecord, RunSpec, Status, flatten
@@ -32,6 +32,7 @@ class Plan:
     runs: Sequence[RunSpec]
     pending: Sequence[RunSpec]
     done: Mapping[str, RunRecord] = field(default_factory=dict)  # by key, the latest attempts
+    device_type: str = ""  # where the pending ones will run: cpu or cuda
 
 
 class Progress:
@@ -58,7 +59,8 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     task, task_id = _one(catalogue, "task", spec.task)
     _, backbone_id = _one(catalogue, "backbone", spec.backbone)
     strategies = _strategies(catalogue, spec.strategies)
-    sizes = _sizes(spec, cast(Task, task))
+    with _naming(catalogue, "task", task.name):
+        sizes = _sizes(spec, cast(Task, task))
     recipe = spec.recipe.model_dump(mode="json")
     return [
         RunSpec(
@@ -81,6 +83,8 @@ def make_plan(
     runs: Sequence[RunSpec],
     records: list[RunRecord],
     retry: Iterable[Status] = DEFAULT_RETRY,
+    *,
+    device_type: str = "",
 ) -> Plan:
     """Return what is still to run: runs never tried, then those whose status is in ``retry``.
 
@@ -91,7 +95,7 @@ def make_plan(
     done = {run.key: latest[run.key] for run in runs if run.key in latest}
     untried = [run for run in runs if run.key not in done]
     retried = [run for run in runs if run.key in done and done[run.key].status in again]
-    return Plan(runs, [*untried, *retried], done)
+    return Plan(runs, [*untried, *retried], done, device_type)
 
 
 def parse_statuses(text: str) -> tuple[Status, ...]:
@@ -124,17 +128,20 @@ def run_sweep(
     progress = progress or Progress()
     runs = expand(spec, catalogue)
     device = resolve_device(spec.device)
+    device_type = device.partition(":")[0]
     directory = Path(out)
     with store.Store(directory) as opened:
-        opened.write_text(store.SPEC, to_toml(spec))
-        plan = make_plan(runs, opened.records(), retry)
+        opened.write_text(store.SPEC, store.SPEC_HEADER + to_toml(spec))
+        plan = make_plan(runs, opened.records(), retry, device_type=device_type)
         progress.planned(plan)
         try:
             for record in _records(plan.pending, opened, catalogue, device, spec, progress):
                 opened.append(record)
                 catalogue.notify("ftbench_run_finished", record=record)
                 progress.finished(record)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                opened.forget_running()  # stopped on purpose, not crashed
             with contextlib.suppress(StoreError):  # the first error is the one to read
                 write_derived(directory)
             raise
@@ -156,17 +163,13 @@ def _records(
         catalogue.notify("ftbench_run_started", spec=run)
 
     def run(run: RunSpec) -> RunRecord:
-        try:
-            return run_one(
-                run,
-                catalogue,
-                device=device,
-                timeout_seconds=spec.timeout_seconds,
-                on_step=progress.stepped,
-            )
-        except KeyboardInterrupt:
-            opened.end(run)
-            raise
+        return run_one(
+            run,
+            catalogue,
+            device=device,
+            timeout_seconds=spec.timeout_seconds,
+            on_step=progress.stepped,
+        )
 
     return executors.run_serially(pending, run, on_start=start)
 
@@ -174,19 +177,20 @@ def _records(
 def why_new(run: RunSpec, records: Iterable[RunRecord]) -> dict[str, tuple[Any, Any]]:
     """Return the fields (old, new) in which ``run`` differs from the nearest stored run.
 
-    Nearest is the one with the fewest differences, among those of the same strategy, size and seed
-    where there are any. An empty result means that nothing comparable is stored.
+    Nearest is the one with the fewest differences among those of the same strategy, size and seed.
+    An empty result means that there is none, and :func:`reasons` says which of the three is new.
     """
     new = flatten(run.identity())
-    candidates = [flatten(record.identity) for record in records]
-    same = [c for c in candidates if all(c.get(k) == new[k] for k in _POINT)]
-    nearest: dict[str, tuple[Any, Any]] = {}
-    for old in same:
-        names = sorted(old.keys() | new.keys())
-        differing = {n: (old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n)}
-        if differing and (not nearest or len(differing) < len(nearest)):
-            nearest = differing
-    return nearest
+    same = [
+        old
+        for old in (flatten(record.identity) for record in records)
+        if all(old.get(name) == new[name] for name in _POINT)
+    ]
+    differing = [
+        {n: (old.get(n), new.get(n)) for n in sorted(old | new) if old.get(n) != new.get(n)}
+        for old in same
+    ]
+    return min((d for d in differing if d), key=len, default={})
 
 
 _POINT = ("strategy.name", "size", "seed")
@@ -194,18 +198,55 @@ _POINT = ("strategy.name", "size", "seed")
 
 def reasons(plan: Plan, records: list[RunRecord]) -> Counter[str]:
     """Return why pending runs are pending, one line a reason, with how many runs it holds for."""
+    stored = [flatten(record.identity) for record in records]
     counts: Counter[str] = Counter()
     for run in plan.pending:
         if run.key in plan.done:
             counts[f"ended as {plan.done[run.key].status}, will be tried again"] += 1
             continue
-        differing = why_new(run, records)
-        if not differing:
-            counts["no run of this strategy, size and seed is stored"] += 1
+        changed = why_new(run, records)
+        if changed:
+            texts = (f"{n}: {_shown(old)} → {_shown(new)}" for n, (old, new) in changed.items())
+            counts[", ".join(texts)] += 1
             continue
-        changes = ", ".join(f"{n}: {old!r} → {new!r}" for n, (old, new) in differing.items())
-        counts[changes] += 1
+        point = flatten(run.identity())
+        unseen = [n for n in _POINT if all(old.get(n) != point[n] for old in stored)]
+        counts[_unseen(unseen, point) if stored else "nothing is stored yet"] += 1
     return counts
+
+
+def _unseen(names: Sequence[str], point: Mapping[str, Any]) -> str:
+    if not names:
+        return "this strategy, size and seed were not combined yet"
+    return ", ".join(f"{name}: {_shown(point[name])} is new" for name in names)
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else repr(value)
+
+
+def describe(plan: Plan) -> str:
+    """Return how much of a plan is done, left to do, and left alone after a failure."""
+    statuses = Counter(record.status for record in plan.done.values())
+    pending = {run.key for run in plan.pending}
+    alone = Counter(
+        record.status
+        for key, record in plan.done.items()
+        if record.status != "ok" and key not in pending
+    )
+    # The device is no part of a run's key, so a sweep goes on elsewhere; that must not be a secret.
+    elsewhere = Counter(
+        record.environment.get("device_type", "")
+        for record in plan.done.values()
+        if record.status == "ok" and plan.device_type
+    )
+    elsewhere.pop(plan.device_type, None)
+    where = "".join(f", {count} of them on {device}" for device, count in elsewhere.items())
+    parts = [f"{len(plan.runs)} runs", f"{statuses['ok']} already done{where}"]
+    parts += [
+        f"{count} {status}, not tried again (--retry {status})" for status, count in alone.items()
+    ]
+    return ", ".join([*parts, f"{len(plan.pending)} to run"])
 
 
 def estimate_seconds(plan: Plan, records: list[RunRecord]) -> float | None:
@@ -260,14 +301,29 @@ def _one(catalogue: Catalogue, kind: Kind, text: str) -> tuple[Task | BackboneFa
     if len(references) > 1:
         raise SpecError(f"{kind} '{text}' is a grid; a sweep has one {kind}")
     component = cast("Task | BackboneFamily", catalogue.build(kind, *references[0]))
-    return component, plugins.identify(component, component.fingerprint())
+    with _naming(catalogue, kind, component.name):
+        return component, catalogue.identify(component, component.fingerprint())
+
+
+@contextlib.contextmanager
+def _naming(catalogue: Catalogue, kind: Kind, name: str) -> Iterator[None]:
+    """Turn whatever a plugin raises while the grid is expanded into an error that names it."""
+    try:
+        yield
+    except FtbenchError:
+        raise
+    except Exception as error:
+        owner = catalogue.find(kind, name).owner
+        raise PluginError(
+            f"the {kind} '{name}' of {owner}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]:
     found: dict[tuple[str, str], ComponentId] = {}
     for text in texts:
         for name, options in parse_reference(text):
-            strategy = plugins.identify(catalogue.build("strategy", name, options))
+            strategy = catalogue.identify(catalogue.build("strategy", name, options))
             point = (name, str(strategy.options))
             if point in found:
                 raise SpecError(f"strategy '{text}' is in the spec twice, as '{strategy.label}'")

@@ -98,12 +98,17 @@ class SourceTask:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a score reads: its name, unit and direction."""
+    """How a score reads: its name, unit and direction.
+
+    ``higher_is_better`` None: tables mark no best. ``rows`` names the column that counts the rows
+    where the score is a share of rows, and so a multiple of one over them: ``test_rows``.
+    """
 
     name: str
     title: str
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     percent: bool = False  # shown times 100
+    rows: str = ""
 
 
 class Task(Component):
@@ -152,7 +157,7 @@ class ClassificationTask(Task):
 
     classes: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "accuracy (%)", percent=True),
+        Metric("accuracy", "accuracy (%)", percent=True, rows="test_rows"),
         Metric("macro_f1", "macro F1 (%)", percent=True),
         Metric("nll", "NLL (nats)", higher_is_better=False),
         Metric("ece", "ECE (%)", higher_is_better=False, percent=True),

@@ -83,3 +83,15 @@ def test_a_family_says_which_method_it_lacks(method, options):
 
     with pytest.raises(NotImplementedError, match=rf"backbone 'bare' must define {method}\(\)"):
         getattr(Bare(), method)(**options)
+
+
+def test_biases_of_recurrent_layers_and_scales_of_foreign_norms_take_no_decay():
+    class ForeignNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+    module = nn.ModuleDict({"rnn": nn.LSTM(3, 4), "norm": ForeignNorm()})
+    named = dict(module.named_parameters())
+    undecayed = {name for name, p in named.items() if p in undecayed_parameters(module)}
+    assert undecayed == {"rnn.bias_ih_l0", "rnn.bias_hh_l0", "norm.scale"}

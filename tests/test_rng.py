@@ -174,12 +174,12 @@ def test_a_nested_block_leaves_no_trace_on_the_outer_one():
         assert draw_from_globals() == plain
 
 
-def test_seed_torch_points_the_global_generator_at_the_purpose():
+def test_seed_global_points_the_global_generators_at_the_purpose():
     with rng.isolated("surroundings"):
-        rng.seed_torch(3, "dropout")
+        rng.seed_global(3, "dropout")
         drawn = torch.rand(3)
         torch.rand(7)
-        rng.seed_torch(3, "dropout")
+        rng.seed_global(3, "dropout")
         assert torch.equal(torch.rand(3), drawn)
         assert torch.equal(
             torch.rand(3, generator=torch.Generator().manual_seed(rng.torch_seed(3, "dropout"))),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import random
 import re
 import sys
@@ -13,9 +14,15 @@ import torch
 
 import ftbench
 from ftbench.errors import SpecError
+from ftbench.recipe import Recipe
+from ftbench.records import HARNESS
 from ftbench.run import resolve_device, run_one
+from ftbench.strategies.full import Full
+from ftbench.train import train
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+# NLL of three strategies after twelve mixed steps on the tiny task, seed 0.
+GOLDEN = {"full": 0.89755, "l2sp": 0.90142, "ewc": 0.89058}
 METHODS = ("prepare", "trains", "rate", "penalty", "finish")
 
 
@@ -67,11 +74,75 @@ def test_a_strategy_that_is_not_there_is_a_failed_run(catalogue, tiny_spec):
     assert record.message.startswith("unknown strategy 'gone'")
 
 
-def test_a_penalty_that_is_no_number_is_a_diverged_run_that_names_the_step(tiny_run):
-    calls = []
-    record = tiny_run(strategy_that("penalty", calls.clear, torch.tensor(float("nan"))))
+def nan_from(share):
+    """Return a strategy class whose penalty is NaN from a share of the steps on."""
+
+    def rate(self, stage, progress):
+        self.progress = progress
+        return 1.0
+
+    def penalty(self, model):
+        return torch.tensor(math.nan if self.progress >= share else 0.0)
+
+    return type("NaN", (ftbench.Strategy,), {"name": "nan", "rate": rate, "penalty": penalty})
+
+
+def test_a_penalty_that_turns_into_no_number_is_a_diverged_run_that_names_the_step(tiny_run):
+    record = tiny_run(nan_from(0.5), steps=4)
     assert record.status == "diverged"
-    assert "the penalty of 'acting' is nan at step 1;" in record.message
+    assert "the penalty of 'nan' is nan at step 3; try a lower" in record.message
+
+
+def test_a_penalty_that_was_never_a_number_is_a_failed_run(tiny_run):
+    record = tiny_run(nan_from(0.0), steps=4)
+    assert record.status == "failed"
+    assert record.message.endswith("is nan at step 1, before any weight has moved")
+
+
+def test_what_a_strategy_leaves_of_torchs_settings_reaches_no_other_run(tiny_run):
+    def disturb():
+        torch.backends.mkldnn.set_flags(False, None, None, None)
+        torch.set_float32_matmul_precision("medium")
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.backends.cudnn.benchmark = True
+
+    before = tiny_run()
+    tiny_run(strategy_that("finish", disturb))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.is_grad_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert torch.backends.mkldnn.set_flags(None, None, None, None)[0]
+    assert tiny_run().scores == before.scores
+
+
+def test_a_task_that_augments_from_the_global_generator_is_not_disturbed_by_a_strategy(
+    tiny, tiny_model
+):
+    class Augmented:
+        def __init__(self):
+            self.examples, self.draws = tiny.task().pool().subset(np.arange(20)), []
+
+        def __len__(self):
+            return len(self.examples)
+
+        def batch(self, rows):
+            self.draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+            return self.examples.batch(rows)
+
+    def draws(strategy):
+        examples = Augmented()
+        train(
+            tiny_model(), examples, strategy=strategy, recipe=Recipe(steps=4, batch_size=5),
+            loss=tiny.task().loss, seed=1,
+        )  # fmt: skip
+        return examples.draws[1:]  # without the warm-up's
+
+    def disturb():
+        torch.rand(3), np.random.rand(3), random.random()
+
+    assert draws(Full()) == draws(strategy_that("penalty", disturb)())
 
 
 def test_a_huge_learning_rate_is_a_diverged_run_that_names_the_step(tiny_run):
@@ -266,3 +337,11 @@ def test_a_gpu_is_named_with_its_number(monkeypatch):
     assert [resolve_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
     with pytest.raises(SpecError, match="cuda:2 is not there: torch sees 2"):
         resolve_device("cuda:2")
+
+
+def test_scores_move_only_with_the_harness_version(tiny_run):
+    """Where this fails because the loop, the draws or the scores changed, raise records.HARNESS."""
+    recipe = {"steps": 12, "mixup_alpha": 0.3, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+    found = {name: tiny_run(name, **recipe).scores["nll"] for name in ("full", "l2sp", "ewc")}
+    assert HARNESS == "1"
+    assert found == pytest.approx(GOLDEN, abs=2e-3)

@@ -35,7 +35,7 @@ def columns_of(scores):
 def test_interval_is_scipys_student_interval(values, confidence):
     sample = np.asarray(values)
     error = sample.std(ddof=1) / math.sqrt(len(sample))
-    interval = stats.mean_interval(values, confidence)
+    interval = stats.mean_interval(values, confidence=confidence)
     assert interval.mean == pytest.approx(sample.mean(), abs=1e-12)
     assert interval.count == len(values)
     if error > 1e-9:
@@ -201,3 +201,24 @@ def test_real_differences_are_found_through_the_noise_that_seeds_share():
             found += sum(c.distinguishable and c.difference < 0 for c in real)
     assert found > 0.95 * 600
     assert false_alarms <= 0.1 * 300
+
+
+@pytest.mark.parametrize("quanta", [0.5, 0.75, 1.0, 2.0])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_cover_where_the_spread_is_no_wider_than_the_steps_of_the_score(quanta, seeds):
+    # Accuracies near 97 % on 500 rows: without the resolution, coverage falls to 71 %.
+    random = np.random.default_rng(5)
+    means = random.uniform(0.96, 0.98, size=4000)
+    draws = quantised(random.normal(means[:, None], quanta / 500, size=(4000, seeds)))
+    intervals = [stats.mean_interval(row, resolution=1 / 500) for row in draws]
+    covered = [i.low <= mean <= i.high for i, mean in zip(intervals, means, strict=True)]
+    assert np.mean(covered) >= 0.94
+
+
+@pytest.mark.parametrize("quanta", [0.5, 1.0, 2.0])
+def test_equal_strategies_are_seldom_told_apart_where_scores_are_coarse(quanta):
+    random = np.random.default_rng(6)
+    base = random.uniform(0.96, 0.98, size=(4000, 1))
+    first, second = (quantised(random.normal(base, quanta / 500, size=(4000, 3))) for _ in range(2))
+    p = [stats.paired_p_value(a, b, resolution=1 / 500) for a, b in zip(first, second, strict=True)]
+    assert np.mean(np.asarray(p) < 0.05) <= 0.06

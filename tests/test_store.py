@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import resource
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,8 @@ def test_every_record_is_synced_to_the_disk_before_append_returns(tmp_path, monk
     synced, fsync = [], os.fsync
 
     def spy(descriptor):
-        synced.append((tmp_path / "runs.jsonl").read_bytes())
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # a new file's directory is synced too
+            synced.append((tmp_path / "runs.jsonl").read_bytes())
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", spy)
@@ -229,3 +231,18 @@ def test_the_latest_record_is_the_last_ok_one_or_else_the_last():
     assert latest([failed, ok, late]) == {ok.key: ok}
     assert latest([failed, late]) == {late.key: late}
     assert len(latest([ok, run_record(seed=1)])) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("spec.toml", "task = 'mine'\n"), ("runs.jsonl", "half a line of something else")],
+)
+def test_files_of_another_project_by_our_names_are_refused_and_left_as_they_were(
+    tmp_path, name, text
+):
+    (tmp_path / "main.c").write_text("int main;")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(StoreError, match="choose another --out"), Store(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["main.c", name])

@@ -55,7 +55,7 @@ def test_a_run_that_a_dead_process_left_becomes_crashed(tmp_path):
         assert len(store.records()) == 1
 
 
-@pytest.mark.parametrize("ended", ["append", "end"])
+@pytest.mark.parametrize("ended", ["append", "forgotten"])
 def test_a_run_that_ended_leaves_no_crash(tmp_path, ended):
     spec = run_spec("full")
     with Store(tmp_path) as store:
@@ -63,7 +63,7 @@ def test_a_run_that_ended_leaves_no_crash(tmp_path, ended):
         if ended == "append":
             store.append(run_record("full"))
         else:
-            store.end(spec)
+            store.forget_running()
     with Store(tmp_path) as store:
         assert [r.status for r in store.records()] == (["ok"] if ended == "append" else [])
 

@@ -30,6 +30,7 @@ class GlyphNet(BackboneFamily):
     """Five stages of 3×3 convolutions with batch norm, 294k parameters, 128 features."""
 
     name = "glyphnet"
+    version = "1"
     source = "letters"
     Options: ClassVar[type[Options]] = GlyphNetOptions
 
@@ -37,19 +38,22 @@ class GlyphNet(BackboneFamily):
         """Return the five stages and the 52-letter head; WeightsError where the file is damaged."""
         model = Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES))
         if pretrained:
-            self.fingerprint()  # raises where the shipped file is damaged
+            if not self.options.weights:
+                self.fingerprint()  # raises where the shipped file is damaged
             _load(model, self._path)
         stages = list(zip(model.stage_names, model.stages, strict=True))
         return Backbone(stages, WIDTHS[-1], model.head if pretrained else None)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the weights file."""
+        """Return the SHA-256 of the weights file; WeightsError where it is not usable."""
         found = hashlib.sha256(_read(self._path)).hexdigest()
         if not self.options.weights and found != WEIGHTS_SHA256:
             raise WeightsError(
                 f"{WEIGHTS} is damaged: its SHA-256 is {found[:16]}…, expected "
                 f"{WEIGHTS_SHA256[:16]}…; reinstall ftbench"
             )
+        if self.options.weights:
+            _load(Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES)), self._path)
         return found
 
     @property

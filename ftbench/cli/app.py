@@ -88,9 +88,10 @@ def sweep(
         steps=steps,
         device=device,
         settings=settings or [],
-        quick=quick,
     )
-    raise typer.Exit(sweeping.sweep(spec, overrides, out, retry=retry, dry_run=dry_run))
+    raise typer.Exit(
+        sweeping.sweep(spec, overrides, out, retry=retry, dry_run=dry_run, quick=quick)
+    )
 
 
 @app.command()
@@ -98,7 +99,11 @@ def table(
     directory: Directory,
     format_name: Annotated[
         str | None,
-        typer.Option("--format", help="markdown, csv or a plugin's; default: for the terminal."),
+        typer.Option(
+            "--format",
+            help="markdown, csv, comparisons or a plugin's; by default what fits a terminal, "
+            "and markdown in a pipe.",
+        ),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="A score or cost, say nll or source_accuracy_after.")

@@ -13,7 +13,7 @@ def show(*, as_json: bool) -> int:
     """Print the catalogue; return 1 where a plugin failed to load or two claim one name."""
     catalogue = load_catalogue()
     if as_json:
-        typer.echo(json.dumps(_as_dict(catalogue), indent=2))
+        typer.echo(json.dumps(_as_dict(catalogue), indent=2, default=str))
     else:
         _print(catalogue)
     return 1 if catalogue.errors or catalogue.conflicts() else 0
@@ -45,12 +45,12 @@ def _as_dict(catalogue: Catalogue) -> dict[str, object]:
     }
 
 
-def _options(value: object) -> dict[str, str]:
+def _options(value: object) -> dict[str, object]:
     """Return a component's options with their defaults; a format has none."""
-    options = getattr(value, "Options", None)
-    fields = getattr(options, "model_fields", {})
+    fields = getattr(getattr(value, "Options", None), "model_fields", {})
     return {
-        name: repr(field.get_default(call_default_factory=True)) for name, field in fields.items()
+        name: "required" if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in fields.items()
     }
 
 
@@ -62,7 +62,7 @@ def _print(catalogue: Catalogue) -> None:
     console = Console()
     table = Table("kind", "name", "owner", "options and defaults", box=None, pad_edge=False)
     for entry in catalogue.entries:
-        options = ", ".join(f"{name}={value}" for name, value in _options(entry.value).items())
+        options = ", ".join(f"{name}={value!r}" for name, value in _options(entry.value).items())
         table.add_row(entry.kind, entry.name, str(entry.owner), Text(options))
     console.print(table)
     console.print()
@@ -72,6 +72,8 @@ def _print(catalogue: Catalogue) -> None:
     console.print(hooks)
     for error in catalogue.errors:
         line = f"\nload error: {error.owner}, {error.entry_point}: {error.error}"
-        console.print(line, style="red", markup=False, highlight=False)
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     for conflict in catalogue.conflicts():
-        console.print(f"\nconflict: {conflict}", style="red", markup=False, highlight=False)
+        console.print(
+            f"\nconflict: {conflict}", style="red", markup=False, highlight=False, soft_wrap=True
+        )

@@ -9,7 +9,7 @@ from typing import Any, Self
 import typer
 
 from ftbench.records import RunRecord, RunSpec
-from ftbench.sweep import Plan, Progress
+from ftbench.sweep import Plan, Progress, describe
 
 
 def readable_seconds(seconds: float) -> str:
@@ -43,8 +43,7 @@ class ConsoleProgress(Progress):
     def planned(self, plan: Plan) -> None:
         """Say how much there is to do."""
         self._plan, self._started = plan, time.monotonic()
-        done = sum(record.status == "ok" for record in plan.done.values())
-        self._say(f"{len(plan.runs)} runs, {done} already done, {len(plan.pending)} to run")
+        self._say(describe(plan))
 
     def finished(self, record: RunRecord) -> None:
         """Count the run."""

@@ -26,7 +26,7 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
     spec = load_spec(spec_path or directory / store.SPEC)
     plan = sweeps.make_plan(sweeps.expand(spec, load_catalogue()), records)
     outside = len(latest.keys() - {run.key for run in plan.runs})
-    typer.echo(f"of the {len(plan.runs)} runs in the plan, {len(plan.pending)} are to run")
+    typer.echo(f"the plan: {sweeps.describe(plan)}")
     if outside:
         typer.echo(f"{outside} stored runs are of other plans")
     if why_rerun:

@@ -17,7 +17,8 @@ from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
-from ftbench.store import read_records, refuse_foreign
+from ftbench.run import resolve_device
+from ftbench.store import latest, read_records, refuse_foreign
 
 
 def overrides(
@@ -31,12 +32,11 @@ def overrides(
     steps: int | None,
     device: str | None,
     settings: Sequence[str],
-    quick: bool,
 ) -> dict[str, Any]:
-    """Return the spec keys that flags set; a flag wins over ``--set``, which wins over --quick."""
+    """Return the spec keys that flags set; a flag wins over ``--set``."""
     if seeds is not None and num_seeds is not None:
         raise SpecError("--seeds and --num-seeds both choose the seeds; give one of them")
-    values: dict[str, Any] = dict(config.QUICK) if quick else {}
+    values: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     for text in settings:
         path, value = config.parse_assignment(text)
@@ -63,10 +63,16 @@ def overrides(
 
 
 def sweep(
-    path: Path | None, changes: dict[str, Any], out: Path, *, retry: str | None, dry_run: bool
+    path: Path | None,
+    changes: dict[str, Any],
+    out: Path,
+    *,
+    retry: str | None,
+    dry_run: bool,
+    quick: bool,
 ) -> int:
     """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
-    spec = config.load_spec(path, changes)
+    spec = config.load_spec(path, changes, defaults=config.QUICK if quick else None)
     statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
     tables.choose_format(None)  # before the training: a conflict of formats is known at once
     progress = make_progress()
@@ -85,8 +91,11 @@ def sweep(
             err=True,
         )
         return 130
-    tables.show(out)
+    tables.show(out, keys=plan.done.keys())
     typer.echo(f"\nResults: {out}/results.csv, {out}/results.parquet, {out}/runs.jsonl")
+    others = len(latest(read_records(out)).keys() - plan.done.keys())
+    if others:
+        typer.echo(f"{out} holds {others} runs of other plans as well: ftbench table {out}")
     return _report_failures(plan)
 
 
@@ -109,10 +118,11 @@ def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     if out.is_dir():
         refuse_foreign(out)
     records = read_records(out)
-    plan = sweeps.make_plan(runs, records, retry)
-    ok = sum(record.status == "ok" for record in plan.done.values())
+    device_type = resolve_device(spec.device).partition(":")[0]
+    plan = sweeps.make_plan(runs, records, retry, device_type=device_type)
     typer.echo(f"task {spec.task}, backbone {spec.backbone}, results in {out}")
-    typer.echo(f"{_axes(plan)} = {len(runs)} runs, {ok} already done, {len(plan.pending)} to run")
+    typer.echo(_axes(plan))
+    typer.echo(sweeps.describe(plan))
     for reason, count in sweeps.reasons(plan, records).most_common():
         typer.echo(f"  {count} × {reason}")
     if plan.pending:
@@ -126,8 +136,11 @@ def _axes(plan: sweeps.Plan) -> str:
     strategies = list(dict.fromkeys(run.strategy.label for run in plan.runs))
     sizes = sorted({run.size for run in plan.runs})
     seeds = sorted({run.seed for run in plan.runs})
-    return (
-        f"{len(strategies)} strategies ({', '.join(strategies)}) × "
-        f"{len(sizes)} sizes ({', '.join(map(str, sizes))}) × "
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    axes: dict[str, Sequence[object]] = {
+        "strategies": strategies,
+        "sizes": sizes,
+        "seeds": seeds,
+    }
+    return " × ".join(
+        f"{len(values)} {name} ({', '.join(map(str, values))})" for name, values in axes.items()
     )

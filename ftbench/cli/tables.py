@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +21,21 @@ def choose_format(name: str | None) -> Entry | None:
     return None if chosen is None else load_catalogue().find("format", chosen)
 
 
-def show(directory: Path, *, format_name: str | None = None, metric: str | None = None) -> None:
-    """Print the table: rich on a terminal, Markdown in a pipe, or the format asked for."""
+def show(
+    directory: Path,
+    *,
+    format_name: str | None = None,
+    metric: str | None = None,
+    keys: Collection[str] | None = None,
+) -> None:
+    """Print the table: rich on a terminal, Markdown in a pipe, or the format asked for.
+
+    Where ``keys`` are given, of those runs alone.
+    """
     # Before the records are read, so that a misspelt format is known at once.
     entry = choose_format(format_name)
-    tasks = [e.value for e in load_catalogue().entries if e.kind == "task"]
-    metrics = [metric for task in tasks for metric in task.metrics]
-    summary = summarize(load_results(directory), metric, metrics)
+    results = load_results(directory)
+    summary = summarize(results if keys is None else results[results["key"].isin(keys)], metric)
     if entry is None:
         console = Console()
         for renderable in renderables(summary, console):
@@ -38,4 +47,8 @@ def show(directory: Path, *, format_name: str | None = None, metric: str | None 
         raise PluginError(
             f"the format '{entry.name}' of {entry.owner} raised {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(written, str):
+        raise PluginError(
+            f"the format '{entry.name}' of {entry.owner} returned {type(written).__name__}, not str"
+        )
     sys.stdout.write(written)

@@ -17,27 +17,39 @@ from ftbench.report.summary import Summary, Table
 def renderables(summary: Summary, console: Console) -> Iterator[RenderableType]:
     """Yield each table and the notes under it.
 
-    Where the console is too narrow for a whole table, its costs stand in a second one.
+    Where the console is too narrow, a table continues in blocks below, each with the names.
     """
     for table in summary.tables:
-        scores = [_score_cells(table, index) for index in range(len(table.rows))]
-        costs = [text.cost_cells(table, index) for index in range(len(table.rows))]
-        headings = text.headings(table)
-        split = 1 + len(table.sizes)
-        whole = _rich_table(
-            text.caption(table),
-            table,
-            headings,
-            [[*s, *c] for s, c in zip(scores, costs, strict=True)],
-        )
-        if _natural_width(console, whole) <= console.width:
-            yield whole
-        else:
-            yield _rich_table(text.caption(table), table, headings[:split], scores)
-            title = f"{table.title}: what was kept, and costs"
-            yield _rich_table(title, table, [headings[0], *headings[split:]], costs)
+        columns = _columns(table)
+        title = text.caption(table)
+        for block in _blocks(table, columns, console):
+            yield _rich_table(title, table, block)
+            title = "… continued"
         for note in text.notes(table):
             yield Text(note, style="dim")
+
+
+Column = tuple[str, Sequence[str | Text]]  # heading and cells
+
+
+def _columns(table: Table) -> list[Column]:
+    """Return the columns to the right of the names."""
+    scores = [_score_cells(table, index) for index in range(len(table.rows))]
+    costs = [text.cost_cells(table, index) for index in range(len(table.rows))]
+    cells = [[*s, *c] for s, c in zip(scores, costs, strict=True)]
+    headings = text.headings(table)[1:]
+    return [(heading, [row[i] for row in cells]) for i, heading in enumerate(headings)]
+
+
+def _blocks(table: Table, columns: Sequence[Column], console: Console) -> list[list[Column]]:
+    """Return the columns in as few blocks as fit the console, one column a block at least."""
+    blocks: list[list[Column]] = [[]]
+    for column in columns:
+        wider = _rich_table("", table, [*blocks[-1], column])
+        if blocks[-1] and _natural_width(console, wider) > console.width:
+            blocks.append([])
+        blocks[-1].append(column)
+    return blocks
 
 
 def _natural_width(console: Console, table: RichTable) -> int:
@@ -45,18 +57,16 @@ def _natural_width(console: Console, table: RichTable) -> int:
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
-def _rich_table(
-    title: str, table: Table, headings: Sequence[str], rows: Sequence[Sequence[str | Text]]
-) -> RichTable:
+def _rich_table(title: str, table: Table, columns: Sequence[Column]) -> RichTable:
     shown = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    names = max(len(row.strategy) for row in table.rows)
+    names = max((len(row.strategy) for row in table.rows), default=0)
     # A long name folds rather than pushing numbers out of sight.
-    shown.add_column(headings[0], overflow="fold", min_width=min(names, 24))
-    for index, heading in enumerate(headings[1:]):
-        width = max(len(words) for words in [*(str(c[index]) for c in rows), *heading.split()])
+    shown.add_column("strategy", overflow="fold", max_width=max(12, min(names, 24)))
+    for heading, cells in columns:
+        width = max(len(words) for words in [*(str(cell) for cell in cells), *heading.split()])
         shown.add_column(heading, justify="right", min_width=width)
-    for row, cells in zip(table.rows, rows, strict=True):
-        shown.add_row(Text(row.strategy), *cells)
+    for index, row in enumerate(table.rows):
+        shown.add_row(Text(row.strategy), *(cells[index] for _, cells in columns))
     return shown
 
 

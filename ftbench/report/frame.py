@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from ftbench.environment import PACKAGES
 from ftbench.records import RunRecord, identity_key
 
-_ENVIRONMENT = ("ftbench", "torch", "python", "processor", "platform", "commit")
+# As environment.machine() names them.
+_ENVIRONMENT = (*PACKAGES, "python", "cuda", "processor", "platform", "commit", "strategy_owner")
 
 
 def condition_of(identity: Mapping[str, Any]) -> str:
@@ -24,20 +26,19 @@ def condition_of(identity: Mapping[str, Any]) -> str:
 
 def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return one row a record, with the columns in a fixed order; scores missing are NaN."""
+    records = list(records)
     rows = [_sections(record) for record in records]
     if not rows:
         return pd.DataFrame(columns=["task", "backbone", "strategy", "size", "seed", "status"])
     # Section by section, since a run without a source task or without scores has fewer columns.
     columns = dict.fromkeys(name for part in zip(*rows, strict=True) for s in part for name in s)
     flat = [{name: value for section in row for name, value in section.items()} for row in rows]
-    return (
-        pd.DataFrame(flat, columns=list(columns))
-        .sort_values(
-            ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"],
-            kind="stable",
-        )
-        .reset_index(drop=True)
-    )
+    order = ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"]
+    frame = pd.DataFrame(flat, columns=list(columns)).sort_values(order, kind="stable")
+    frame = frame.reset_index(drop=True)
+    # How each task's scores read, for a table that is made where the task is not installed.
+    frame.attrs["metrics"] = {r.labels["task"]: list(r.metrics) for r in records if r.metrics}
+    return frame
 
 
 def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
@@ -57,18 +58,21 @@ def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
         record.protocol,
         {f"recipe_{name}": value for name, value in identity["recipe"].items()},
         {
+            "harness": identity["harness"],
             "threads": identity["threads"],
             "deterministic": identity["deterministic"],
             "strategy_name": identity["strategy"]["name"],
             "strategy_version": identity["strategy"]["version"],
             "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
-            "strategy_owner": environment.get("strategy_owner", ""),
+            "strategy_owner": identity["strategy"]["owner"],
+            "task_owner": identity["task"]["owner"],
             "task_version": identity["task"]["version"],
             "task_fingerprint": identity["task"]["fingerprint"],
+            "backbone_owner": identity["backbone"]["owner"],
             "backbone_version": identity["backbone"]["version"],
             "backbone_fingerprint": identity["backbone"]["fingerprint"],
         },
-        {f"env_{name}": environment.get(name, "") for name in _ENVIRONMENT},
+        {f"env_{name.replace('-', '_')}": environment.get(name, "") for name in _ENVIRONMENT},
         {
             "started_at": record.started_at,
             "run_seconds": record.run_seconds,

@@ -16,13 +16,23 @@ from ftbench.task import ClassificationTask, Metric
 Standing = Literal["best", "tied", "behind", "undecided"]
 
 # What every run may carry besides its task's own scores.
+SOURCE_KEPT = Metric(
+    "source_accuracy_after", "source accuracy kept (%)", percent=True, rows="source_rows"
+)
 COMMON_METRICS = (
-    Metric("source_accuracy_after", "source accuracy kept (%)", percent=True),
+    SOURCE_KEPT,
     Metric("train_seconds", "training (s)", higher_is_better=False),
     Metric("step_seconds", "one step (s)", higher_is_better=False),
+    Metric("run_seconds", "whole run (s)", higher_is_better=False),
     Metric("peak_memory_bytes", "peak memory (bytes)", higher_is_better=False),
+    Metric("final_loss", "last training loss", higher_is_better=False),
+    Metric("validation_loss", "validation loss", higher_is_better=False),
 )
-TIMINGS = ("train_seconds", "step_seconds")
+# What depends on the device, or means another thing on another kind of device.
+DEVICE_BOUND = (
+    *("train_seconds", "step_seconds", "run_seconds", "seconds_saved_by_cache"),
+    "peak_memory_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -65,40 +75,54 @@ class Summary:
     tables: Sequence[Table]
 
 
-def summarize(
-    frame: pd.DataFrame, metric: str | None = None, metrics: Sequence[Metric] = ()
-) -> Summary:
+def summarize(frame: pd.DataFrame, metric: str | None = None) -> Summary:
     """Return a table for each task, backbone and recipe in the frame of ``load_results``.
 
-    ``metric`` is a score or cost column; by default the first of ``metrics``, which installed tasks
-    know, or else the first score, that a run has. SpecError where no run has it.
+    ``metric`` is a score or cost column; by default each task's own first score. SpecError where
+    no run has it.
     """
-    chosen = _metric(frame, metric, metrics)
     groups = [group for _, group in frame.groupby("condition", sort=False)]
+    known = {
+        task: {m["name"]: Metric(**m) for m in metrics}
+        for task, metrics in frame.attrs.get("metrics", {}).items()
+    }
+    if metric is not None:
+        _require_metric(frame, metric, known)
     varying = _varying_settings(groups)
-    return Summary([_table(group, chosen, varying) for group in groups])
+    return Summary(
+        [_table(g, _metric(metric, known.get(str(g["task"].iloc[0]), {})), varying) for g in groups]
+    )
 
 
-def _metric(frame: pd.DataFrame, name: str | None, metrics: Sequence[Metric]) -> Metric:
-    scores = (*metrics, *ClassificationTask.metrics)
-    known = {m.name: m for m in (*scores, *COMMON_METRICS)}
+def _require_metric(
+    frame: pd.DataFrame, name: str, known: Mapping[str, Mapping[str, Metric]]
+) -> None:
+    """Raise SpecError where ``name`` is no number that a run of the frame has."""
     numeric = [
-        str(c)
-        for c in frame.select_dtypes("number").columns
-        if c not in ("size", "seed", "threads") and not str(c).startswith("recipe_")
+        str(column)
+        for column in frame.select_dtypes("number").columns
+        if column not in ("size", "seed", "threads") and not str(column).startswith("recipe_")
     ]
+    if name in numeric:
+        return
+    if any(name in metrics for metrics in known.values()) or name in _fallback_metrics():
+        raise SpecError(f"no run here has the metric '{name}'; it has {', '.join(numeric)}")
+    raise SpecError(
+        f"unknown metric '{name}'{did_you_mean(name, numeric)} (known: {', '.join(numeric)})"
+    )
+
+
+def _metric(name: str | None, of_task: Mapping[str, Metric]) -> Metric:
+    """Return the metric of that name, by default the task's first."""
     if name is None:
-        found = next((m for m in scores if m.name in frame), None)
-        if found is None and (frame["status"] == "ok").any():
-            # A task that is not installed here: scores come first among a frame's numbers.
-            found = Metric(numeric[0], numeric[0])
-        return found or ClassificationTask.metrics[0]
-    if name not in frame:
-        raise SpecError(
-            f"unknown metric '{name}'{did_you_mean(name, [*numeric, *known])} "
-            f"(known: {', '.join(dict.fromkeys([*known, *numeric]))})"
-        )
-    return known.get(name, Metric(name, name))
+        return next(iter(of_task.values()), ClassificationTask.metrics[0])
+    # Of a column that nothing describes, the better direction is not known.
+    unknown = Metric(name, name, higher_is_better=None)
+    return of_task.get(name) or _fallback_metrics().get(name, unknown)
+
+
+def _fallback_metrics() -> dict[str, Metric]:
+    return {m.name: m for m in (*ClassificationTask.metrics, *COMMON_METRICS)}
 
 
 def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
@@ -113,44 +137,52 @@ def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table
     first = group.iloc[0]
     settings = [f"{name.removeprefix('recipe_')} = {_setting(first[name])}" for name in varying]
     sizes = sorted(int(size) for size in group["size"].unique())
-    labels = _row_labels(group)
-    scores = _scores(group, labels, metric.name)
-    comparisons = stats.compare_all({str(size): scores[size] for size in sizes})
+    group = group.assign(row=_row_labels(group))
+    scores = _scores(group, metric.name)
+    comparisons = stats.compare_all(
+        {str(size): scores[size] for size in sizes}, resolution=_resolution(group, metric)
+    )
     by_size = {size: comparisons[str(size)] for size in sizes}
-    timed = group["device"][group["status"] == "ok"].nunique() <= 1
+    comparable = group["device"][group["status"] == "ok"].nunique() <= 1
+    if not comparable and metric.name in DEVICE_BOUND:
+        raise SpecError(
+            f"{metric.name} comes from several devices and cannot be compared; "
+            "load_results() has the device of each run"
+        )
     rows = [
         Row(
             strategy=label,
             cells={
                 size: _cell(
-                    group[(labels == label) & (group["size"] == size)],
-                    metric,
-                    scores[size],
-                    label,
-                    by_size[size],
+                    group[group["size"] == size], metric, scores[size], label, by_size[size]
                 )
                 for size in sizes
             },
-            source_kept=_kept(group[(labels == label) & (group["size"] == sizes[-1])]),
-            train_seconds=_mean(group, labels, label, sizes[-1], "train_seconds")
-            if timed
-            else None,
-            trainable_parameters=_integer(
-                _mean(group, labels, label, sizes[-1], "trainable_parameters")
-            ),
+            source_kept=_kept(runs[runs["size"] == sizes[-1]]),
+            train_seconds=_mean(runs, sizes[-1], "train_seconds") if comparable else None,
+            trainable_parameters=_integer(_mean(runs, sizes[-1], "trainable_parameters")),
         )
-        for label in dict.fromkeys(labels)
+        for label, runs in ((str(label), runs) for label, runs in group.groupby("row", sort=False))
     ]
     before = group.get("source_accuracy_before", pd.Series(dtype=float)).dropna()
     return Table(
         title=", ".join([f"{first['task']} from {first['backbone']}", *settings]),
         metric=metric,
         sizes=sizes,
-        rows=sorted(rows, key=_by_score(metric, sizes)),
+        rows=sorted(rows, key=_order(metric, scores)),
         comparisons=by_size,
         source_accuracy_before=float(before.mean()) if len(before) else None,
-        notes=_notes(group, by_size, timed=timed, metric=metric),
+        notes=_notes(group, metric, scores, by_size, comparable=comparable),
     )
+
+
+def _resolution(group: pd.DataFrame, metric: Metric) -> float:
+    """Return the step that a metric's values come in, 0 where it has none."""
+    if not metric.rows or metric.rows not in group:
+        return 0.0
+    counts = group[metric.rows].dropna()
+    counts = counts[counts > 0]
+    return 1 / float(counts.min()) if len(counts) else 0.0
 
 
 def _setting(value: object) -> str:
@@ -161,87 +193,107 @@ def _setting(value: object) -> str:
 
 
 def _row_labels(group: pd.DataFrame) -> pd.Series[str]:
-    """Return each run's row name; two versions of one strategy are two rows."""
+    """Return each run's row name; what differs behind one label is told apart, not mixed."""
     labels: pd.Series[str] = group["strategy"].astype(str)
-    versions = group.groupby("strategy")["strategy_version"].transform("nunique")
-    labels = labels.where(versions == 1, labels + " v" + group["strategy_version"].astype(str))
-    options = group["strategy_options"].groupby(labels).transform("nunique")
-    return labels.where(options == 1, labels + " " + group["strategy_options"])
+    for column, spelt in (
+        ("strategy_owner", " of " + group["strategy_owner"].astype(str)),
+        ("strategy_version", " v" + group["strategy_version"].astype(str)),
+        ("strategy_options", " " + group["strategy_options"].astype(str)),
+    ):
+        differing = group[column].groupby(labels).transform("nunique") > 1
+        labels = labels.where(~differing, labels + spelt)
+    return labels
 
 
-def _scores(
-    group: pd.DataFrame, labels: pd.Series[str], metric: str
-) -> dict[int, dict[str, dict[int, float]]]:
+Scores = Mapping[str, Mapping[int, float]]  # one column's, as [row][seed]
+
+
+def _scores(group: pd.DataFrame, metric: str) -> dict[int, dict[str, dict[int, float]]]:
     """Return ok scores as ``[size][row][seed]``."""
     scores: dict[int, dict[str, dict[int, float]]] = {
-        int(size): {label: {} for label in dict.fromkeys(labels)} for size in group["size"].unique()
+        int(size): {str(label): {} for label in dict.fromkeys(group["row"])}
+        for size in group["size"].unique()
     }
     if metric in group:
-        ok = (group["status"] == "ok") & group[metric].notna()
-        columns = (group["size"][ok], labels[ok], group["seed"][ok], group[metric][ok])
-        for size, label, seed, value in zip(*columns, strict=True):
+        ok = group[(group["status"] == "ok") & group[metric].notna()]
+        for size, label, seed, value in zip(
+            ok["size"], ok["row"], ok["seed"], ok[metric], strict=True
+        ):
             scores[int(size)][label][int(seed)] = float(value)
     return scores
 
 
 def _cell(
-    runs: pd.DataFrame,
+    column_runs: pd.DataFrame,
     metric: Metric,
-    column: Mapping[str, Mapping[int, float]],
+    column: Scores,
     label: str,
     comparisons: Sequence[Comparison],
 ) -> Cell:
+    runs = column_runs[column_runs["row"] == label]
     counts = runs["status"][runs["status"] != "ok"].value_counts()
     missing = {str(status): int(count) for status, count in counts.items()}
+    absent = column_runs["seed"].nunique() - runs["seed"].nunique()
+    if absent:
+        missing["not run"] = absent
     values = list(column[label].values())
     if not values:
         return Cell(None, missing=missing)
-    return Cell(stats.mean_interval(values), _standing(label, column, comparisons, metric), missing)
+    interval = stats.mean_interval(values, resolution=_resolution(runs, metric))
+    return Cell(interval, _standing(label, column, comparisons, metric), missing)
+
+
+def _common_means(column: Scores) -> dict[str, float]:
+    """Return each row's mean over the seeds that all rows with scores share; {} for none."""
+    scored = {label: by_seed for label, by_seed in column.items() if by_seed}
+    shared = set.intersection(*(set(by_seed) for by_seed in scored.values())) if scored else set()
+    if not shared:
+        return {}
+    return {n: sum(v[seed] for seed in shared) / len(shared) for n, v in scored.items()}
 
 
 def _standing(
-    label: str,
-    column: Mapping[str, Mapping[int, float]],
-    comparisons: Sequence[Comparison],
-    metric: Metric,
+    label: str, column: Scores, comparisons: Sequence[Comparison], metric: Metric
 ) -> Standing:
-    """Return where a strategy stands in its column against the one with the best mean.
+    """Return where a row stands in its column.
 
-    Best: distinguishable from every other. Tied: is, or cannot be told from, the one with the best
-    mean. Undecided: a comparison that this needs has too few seeds.
+    The leader has the best mean on the seeds that all share. Best: the leader, where every paired
+    difference favours it and is distinguishable. Behind: distinguishably worse than the leader.
+    Tied: neither. Undecided: a comparison that this needs has too few seeds, or no direction.
     """
+    means = _common_means(column)
+    if metric.higher_is_better is None or len(means) < 2:
+        return "undecided"
     sign = 1 if metric.higher_is_better else -1
-    means = {name: sum(v.values()) / len(v) for name, v in column.items() if v}
     leader = max(means, key=lambda name: sign * means[name])
-    if len(means) == 1:
-        return "undecided"
-    mine = [
-        c
-        for c in comparisons
-        if leader in (c.first, c.second) and label in (c.first, c.second)
-        and c.first in means and c.second in means
-    ]  # fmt: skip
-    if any(c.p_value is None for c in mine):
-        return "undecided"
-    if label != leader:
-        return "behind" if all(c.distinguishable for c in mine) else "tied"
-    return "best" if all(c.distinguishable for c in mine) else "tied"
+    rivals = means.keys() - {leader} if label == leader else {label}
+    leads = []
+    for c in comparisons:
+        if leader in (c.first, c.second) and rivals & {c.first, c.second}:
+            if c.p_value is None:
+                return "undecided"
+            ahead = sign * (c.difference if c.first == leader else -c.difference)
+            leads.append(c.distinguishable and ahead > 0)
+    if not all(leads):
+        return "tied"
+    return "best" if label == leader else "behind"
 
 
 def _kept(runs: pd.DataFrame) -> Interval | None:
-    if "source_accuracy_after" not in runs:
+    if SOURCE_KEPT.name not in runs:
         return None
-    values = runs["source_accuracy_after"][runs["status"] == "ok"].dropna()
-    return stats.mean_interval([float(v) for v in values]) if len(values) else None
+    values = runs[SOURCE_KEPT.name][runs["status"] == "ok"].dropna()
+    if not len(values):
+        return None
+    return stats.mean_interval(
+        [float(value) for value in values], resolution=_resolution(runs, SOURCE_KEPT)
+    )
 
 
-def _mean(
-    group: pd.DataFrame, labels: pd.Series[str], label: str, size: int, column: str
-) -> float | None:
-    if column not in group:
+def _mean(runs: pd.DataFrame, size: int, column: str) -> float | None:
+    if column not in runs:
         return None
-    chosen = (labels == label) & (group["size"] == size) & (group["status"] == "ok")
-    values = group[column][chosen].dropna()
+    values = runs[column][(runs["size"] == size) & (runs["status"] == "ok")].dropna()
     return float(values.mean()) if len(values) else None
 
 
@@ -249,74 +301,76 @@ def _integer(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def _by_score(metric: Metric, sizes: Sequence[int]) -> Callable[[Row], tuple[bool, float]]:
-    """Return a sort key: best mean over the sizes first, rows without scores last."""
+def _order(metric: Metric, scores: Mapping[int, Scores]) -> Callable[[Row], tuple[int, float]]:
+    """Return a sort key: by the mean over the sizes on shared seeds, rows without scores last."""
+    means = {size: _common_means(column) for size, column in scores.items()}
 
-    def key(row: Row) -> tuple[bool, float]:
-        means = [c.interval.mean for c in row.cells.values() if c.interval is not None]
-        mean = sum(means) / len(means) if means else 0.0
-        return (len(means) < len(sizes), -mean if metric.higher_is_better else mean)
+    def key(row: Row) -> tuple[int, float]:
+        mine = [of_size[row.strategy] for of_size in means.values() if row.strategy in of_size]
+        mean = sum(mine) / len(mine) if mine else 0.0
+        return (-len(mine), mean if metric.higher_is_better is False else -mean)
 
     return key
 
 
 def _notes(
     group: pd.DataFrame,
+    metric: Metric,
+    scores: Mapping[int, Scores],
     comparisons: Mapping[int, Sequence[Comparison]],
     *,
-    timed: bool,
-    metric: Metric,
+    comparable: bool,
 ) -> list[str]:
-    every = [c for column in comparisons.values() for c in column]
+    # A row without any score in a column (scratch keeps no source) is in no comparison of it.
+    every = [
+        c
+        for size, column in comparisons.items()
+        for c in column
+        if scores[size][c.first] and scores[size][c.second]
+    ]
     tested = [c for c in every if c.p_value is not None]
     seeds = group["seed"].nunique()
-    interval = f"Mean ± half the 95 % t-interval over {seeds} seeds."
-    notes = [interval if seeds > 1 else "One seed, so there are no intervals."]
-    if tested:
+    notes = [
+        f"Mean ± half the 95 % t-interval over {seeds} seeds."
+        if seeds > 1
+        else "One seed, so there are no intervals."
+    ]
+    if metric.higher_is_better is None:
+        notes.append("No best is marked: whether higher or lower is better is not known.")
+    elif tested:
         notes.append(
             f"Paired t-tests on shared seeds, Holm-corrected over the table's {len(tested)} "
             "comparisons: bold is distinguishable from every other in its column at 5 %, "
             "≈ is not distinguishable from the best mean."
         )
+        if len(tested) == len(every) and not any(c.distinguishable for c in tested):
+            notes.append("No difference is distinguishable yet; more seeds tell more.")
     if len(tested) < len(every):
         notes.append(
-            f"Too few seeds to compare: a pair needs {stats.MIN_PAIRED_SEEDS} shared seeds "
-            "(--num-seeds 5)."
+            f"Too few seeds to compare {'some' if tested else 'any'} pairs: a pair needs "
+            f"{stats.MIN_PAIRED_SEEDS} shared seeds (--num-seeds 5)."
         )
-    elif tested and not any(c.distinguishable for c in tested):
-        notes.append("No difference is distinguishable yet; more seeds tell more (--num-seeds 10).")
     failed = group["status"][group["status"] != "ok"].value_counts()
     if len(failed):
         listing = ", ".join(f"{count} {status}" for status, count in failed.items())
         notes.append(f"Missing runs: {listing}; means are over the others.")
     notes += _environment_notes(group[group["status"] == "ok"])
-    if not timed:
+    if not comparable:
         notes.append("Timings come from several devices and are not compared.")
-        if metric.name in TIMINGS:
-            raise SpecError(
-                f"{metric.name} comes from several devices and cannot be compared; "
-                "load_results() has the device of each run"
-            )
     return notes
 
 
-def _environment_notes(group: pd.DataFrame) -> list[str]:
+def _environment_notes(ok: pd.DataFrame) -> list[str]:
+    """Return a line for each thing about the environment in which the runs differ."""
+    columns = ["device", *(str(c) for c in ok if str(c).startswith("env_"))]
     notes = []
-    for column, noun in (
-        ("device", "devices"),
-        ("env_ftbench", "ftbench versions"),
-        ("env_torch", "torch versions"),
-        ("env_commit", "commits"),
-        ("strategy_owner", ""),
-    ):
-        if column == "strategy_owner":
-            owners = group.groupby("strategy")[column].unique()
-            notes += [
-                f"Runs of {name} come from {' and '.join(sorted(found))}."
-                for name, found in owners.items()
-                if len(found) > 1
-            ]
-        elif group[column].nunique() > 1:
-            listing = ", ".join(sorted(str(v) or "unknown" for v in group[column].unique()))
-            notes.append(f"Runs come from several {noun}: {listing}.")
+    for column in columns:
+        if column == "env_strategy_owner":
+            for name, found in ok.groupby("strategy")[column].unique().items():
+                if len(found) > 1:
+                    notes.append(f"Runs of {name} come from {' and '.join(sorted(found))}.")
+        elif ok[column].nunique() > 1:
+            listing = ", ".join(sorted(str(v) or "unknown" for v in ok[column].unique()))
+            noun = column.removeprefix("env_").replace("_", "-")
+            notes.append(f"Runs differ in {noun}: {listing}.")
     return notes

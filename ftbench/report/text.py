@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftbench.report.summary import Cell, Table
+from ftbench.report.summary import SOURCE_KEPT, Cell, Table
 from ftbench.stats import Interval
 from ftbench.task import Metric
 
@@ -11,7 +11,8 @@ def number(value: float, metric: Metric) -> str:
     """Return a score with the digits that its unit deserves."""
     if metric.percent:
         return f"{100 * value:.1f}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    whole = metric.higher_is_better is None and value == round(value)
+    return f"{value:,.0f}" if whole or abs(value) >= 100 else f"{value:.3f}"
 
 
 def interval(value: Interval | None, metric: Metric) -> str:
@@ -62,14 +63,11 @@ def notes(table: Table) -> list[str]:
     return [*table.notes, *source]
 
 
-SOURCE_METRIC = Metric("source_accuracy_after", "source accuracy kept (%)", percent=True)
-
-
 def cost_cells(table: Table, index: int) -> list[str]:
     """Return the cells of row ``index`` to the right of its scores."""
     row = table.rows[index]
     return [
-        interval(row.source_kept, SOURCE_METRIC),
+        interval(row.source_kept, SOURCE_KEPT),
         "–" if row.train_seconds is None else f"{row.train_seconds:.2f}",
         "–" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
     ]

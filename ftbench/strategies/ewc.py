@@ -31,6 +31,7 @@ class EWC(Strategy):
     """Everything trains under ``λ/2·Σ F_i (θ_i − θ⁰_i)²``; no decay on the shared weights."""
 
     name = "ewc"
+    version = "1"
     Options: ClassVar[type[Options]] = EWCOptions
 
     def prepare(self, model: Model, source: Source | None) -> None:

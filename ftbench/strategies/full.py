@@ -26,6 +26,7 @@ class Full(Strategy):
     """Everything trains from pre-trained weights; ``decay`` below 1 gives differential rates."""
 
     name = "full"
+    version = "1"
     Options: ClassVar[type[Options]] = FullOptions
 
     def rate(self, stage: Stage, progress: float) -> float:

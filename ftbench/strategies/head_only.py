@@ -25,6 +25,7 @@ class HeadOnly(Strategy):
     """Only the new head trains, on the pre-trained features."""
 
     name = "head-only"
+    version = "1"
     Options: ClassVar[type[Options]] = HeadOnlyOptions
 
     def trains(self, stage: Stage, progress: float) -> bool:

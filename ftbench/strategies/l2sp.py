@@ -27,6 +27,7 @@ class L2SP(Strategy):
     """Everything trains under ``α/2·‖w_S − w_S⁰‖² + β/2·‖w_new‖²``, without weight decay."""
 
     name = "l2sp"
+    version = "1"
     Options: ClassVar[type[Options]] = L2SPOptions
 
     def prepare(self, model: Model, source: Source | None) -> None:

@@ -6,9 +6,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ftbench.backbone import Stage
+from ftbench.backbone import Model, Stage
 from ftbench.component import Options
+from ftbench.errors import SpecError
 from ftbench.strategy import Strategy, StrategyOptions
+from ftbench.task import Source
 
 
 class PartialOptions(StrategyOptions):
@@ -21,7 +23,16 @@ class Partial(Strategy):
     """The last ``stages`` stages and the head train; what is below keeps its general features."""
 
     name = "partial"
+    version = "1"
     Options: ClassVar[type[Options]] = PartialOptions
+
+    def prepare(self, model: Model, source: Source | None) -> None:
+        """Refuse more stages than there are: the run would be full fine-tuning by another name."""
+        if self.options.stages > len(model.stages):
+            raise SpecError(
+                f"partial(stages={self.options.stages}): this backbone has {len(model.stages)} "
+                "stages"
+            )
 
     def trains(self, stage: Stage, progress: float) -> bool:
         """Return whether the stage is among the last ones, or the head."""

@@ -9,4 +9,5 @@ class Scratch(Strategy):
     """Everything trains, from random weights, with updating normalisation statistics."""
 
     name = "scratch"
+    version = "1"
     pretrained = False

@@ -21,6 +21,7 @@ class Digits(ClassificationTask):
     """1,797 real digits, 8×8 enlarged to 1×32×32: a pool of 1,297 and 500 for test."""
 
     name = "digits"
+    version = "1"
     classes = 10
 
     def pool(self) -> TensorExamples:

@@ -19,6 +19,7 @@ class Letters(ClassificationTask):
     """Letters from Matplotlib's fonts: 28,000 in the pool, 2,000 for test, 1×32×32 in [0, 1]."""
 
     name = "letters"
+    version = "1"
     classes = len(glyphs.CLASSES)
 
     def pool(self) -> TensorExamples:

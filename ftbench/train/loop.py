@@ -58,13 +58,15 @@ def train(
     seed: int,
     validation: Examples | None = None,
     deadline: float | None = None,
+    on_ready: Callable[[], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainingLog:
     """Train ``model`` in place on ``examples``; both are on the device already.
 
     Early stopping needs ``validation`` and ``recipe.patience``. ``deadline`` is a value of
-    ``time.monotonic()``. DivergedError where a loss, a penalty or a weight is not finite;
-    RunTimeoutError past the deadline.
+    ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
+    DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
+    deadline.
     """
     total_steps = recipe.total_steps(len(examples))
     order = BatchOrder(len(examples), recipe.batch_size, seed)
@@ -74,6 +76,10 @@ def train(
     stopping = EarlyStopping(recipe.patience) if recipe.patience and validation else None
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
+    freezer.apply(0.0)
+    _warm_up(model, examples.batch(order.batch(0)), freezer, loss)
+    if on_ready is not None:
+        on_ready()
     started, step = time.perf_counter(), 0
     for step in range(total_steps):
         if deadline is not None and time.monotonic() > deadline:
@@ -81,11 +87,12 @@ def train(
         freezer.apply(step / total_steps)
         if freezer.anything_trains:
             set_rates(optimizer, strategy, recipe, step, total_steps)
+            # Augmentation and dropout draw from the global generators: point them at this step,
+            # whatever was drawn before, by the strategy for one.
+            rng.seed_global(seed, "batch", step)
             batch = examples.batch(order.batch(step))
             optimizer.zero_grad(set_to_none=True)
-            # Dropout draws from the global generator: point it at this step, whatever was drawn
-            # before, by the strategy for one.
-            rng.seed_torch(seed, "dropout", step)
+            rng.seed_global(seed, "dropout", step)
             history[step] = _backward(model, batch, freezer, strategy, recipe, loss, seed, step)
             _clip_gradients(optimizer, recipe)
             optimizer.step()
@@ -99,19 +106,33 @@ def train(
             freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
-    history.check()
+    history.check()  # waits for the device, so that the clock stops when the work does
+    loop_seconds = time.perf_counter() - started
     if stopping:
         stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
     return TrainingLog(
         steps=step + 1,
         planned_steps=total_steps,
-        loop_seconds=time.perf_counter() - started,
+        loop_seconds=loop_seconds,
         trainable_parameters=sum(p.numel() for p in freezer.ever_trained),
         final_loss=history.last_loss(),
         best_step=stopping.best_step if stopping else None,
         validation_loss=stopping.best_loss if stopping else None,
     )
+
+
+def _warm_up(model: Model, batch: Batch, freezer: Freezer, loss: Loss) -> None:
+    """Take one step's passes and forget them: the first call sets up kernels, no run's cost.
+
+    In eval mode, so that nothing in the model moves.
+    """
+    model.eval()
+    value = loss(model(batch.inputs, freezer.frozen_stages), batch.targets)
+    if value.requires_grad:
+        value.backward()
+    model.zero_grad(set_to_none=True)
+    freezer.set_modes()
 
 
 def _backward(
@@ -200,17 +221,21 @@ class _History:
         self._seen[step] = True
 
     def check(self) -> None:
-        """Raise DivergedError for the first loss or penalty that is not finite."""
+        """Raise DivergedError for the first loss or penalty that is not finite.
+
+        FtbenchError for a penalty that was not finite to begin with.
+        """
         bad = ~self._values.isfinite()
         if not bool(bad.any()):
             return
         step = int(bad.any(dim=0).nonzero()[0])
-        name = "loss" if bad[0, step] else f"penalty of '{self._strategy}'"
-        value = float(self._values[0 if bad[0, step] else 1, step])
-        raise DivergedError(
-            f"the {name} is {value} at step {step + 1}; try a lower recipe.learning_rate or "
-            "recipe.gradient_clip"
-        )
+        row = 0 if bad[0, step] else 1
+        name = f"penalty of '{self._strategy}'" if row else "loss"
+        where = f"the {name} is {float(self._values[row, step])} at step {step + 1}"
+        if row and step == 0:
+            # No weight has moved: nothing has diverged, the strategy itself is wrong.
+            raise FtbenchError(f"{where}, before any weight has moved")
+        raise DivergedError(f"{where}; try a lower recipe.learning_rate or recipe.gradient_clip")
 
     def last_loss(self) -> float | None:
         """Return the loss of the last step that trained."""
