@@ -128,9 +128,12 @@ def _fallback_metrics() -> dict[str, Metric]:
 def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
     """Return the columns that tell the groups apart, to go into their titles."""
     names = [str(c) for c in groups[0] if str(c).startswith("recipe_")] if groups else []
-    names += ["threads", "deterministic", "task_version", "task_fingerprint"]
-    names += ["backbone_version", "backbone_fingerprint"]
+    names += ["threads", "deterministic", "harness"]
+    names += [f"{part}_{of}" for part in ("task", "backbone") for of in _PART_COLUMNS]
     return [n for n in names if len({str(g[n].iloc[0]) for g in groups if n in g}) > 1]
+
+
+_PART_COLUMNS = ("owner", "version", "fingerprint")
 
 
 def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table:
