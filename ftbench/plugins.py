@@ -21,7 +21,7 @@ from ftbench import hookspecs
 from ftbench.backbone import BackboneFamily
 from ftbench.component import Component, build_options
 from ftbench.errors import PluginError, SpecError, did_you_mean
-from ftbench.records import RESERVED_SCORES, ComponentId
+from ftbench.records import RESERVED_PREFIXES, RESERVED_SCORES, ComponentId
 from ftbench.strategy import Strategy
 from ftbench.task import Task
 
@@ -255,7 +255,8 @@ def _component_problem(component: Any, base: type[Component]) -> str:
     problem = _method_problem(component, base)
     if problem:
         return f"{component.__name__}.{problem}"
-    taken = [m.name for m in getattr(component, "metrics", ()) if m.name in RESERVED_SCORES]
+    names = [metric.name for metric in getattr(component, "metrics", ())]
+    taken = [n for n in names if n in RESERVED_SCORES or n.startswith(RESERVED_PREFIXES)]
     if taken:
         return f"{component.__name__} has a metric '{taken[0]}', the name of another column"
     return ""
@@ -264,12 +265,15 @@ def _component_problem(component: Any, base: type[Component]) -> str:
 def _method_problem(component: type[Component], base: type[Component]) -> str:
     """Return what is wrong with a method: misspelt, so never called, or of another signature."""
     known = {n: f for n, f in vars(base).items() if inspect.isfunction(f) and n[0] != "_"}
-    for name, method in vars(component).items():
-        if not inspect.isfunction(method) or name.startswith("_"):
+    own = component.__mro__[: component.__mro__.index(base)]
+    written = {n: f for cls in reversed(own) for n, f in vars(cls).items() if n[0] != "_"}
+    for name, method in written.items():
+        if not inspect.isfunction(method):
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near:
+            # Beside the method itself, a name like it is a helper of the author's.
+            if near and near[0] not in written:
                 return f"{name} is never called; did you mean '{near[0]}'?"
             continue
         asked = inspect.signature(known[name])
@@ -278,7 +282,8 @@ def _method_problem(component: type[Component], base: type[Component]) -> str:
         try:
             inspect.signature(method).bind(*positional, **keywords)
         except TypeError as error:
-            return f"{name}() must be callable as {name}{asked}: {error}"
+            signature = str(asked).replace("'", "")  # annotations that are strings
+            return f"{name}() must be callable as {name}{signature}: {error}"
     return ""
 
 

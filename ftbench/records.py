@@ -14,6 +14,7 @@ SCHEMA = 1  # the version of a line in runs.jsonl
 HARNESS = "1"
 """Raised when the training loop, the draws or the scores change: it is part of every run's key."""
 
+COMPONENTS = ("task", "backbone", "strategy")
 RESERVED_SCORES = frozenset(
     {
         *("task", "backbone", "strategy", "size", "seed", "status", "message", "key", "condition"),
@@ -23,9 +24,12 @@ RESERVED_SCORES = frozenset(
         *("subset_fingerprint", "training_rows", "validation_rows", "test_rows", "source_rows"),
         *("batch_size", "steps", "planned_steps", "best_step", "validation_loss", "final_loss"),
         *("norm_statistics", "tuning_trials", "shared_device", "threads", "deterministic"),
+        *("harness", "strategy_name", "strategy_options", "metrics"),
+        *(f"{part}_{of}" for part in COMPONENTS for of in ("owner", "version", "fingerprint")),
     }
 )
 """Columns of the results that no score of a task may be named like."""
+RESERVED_PREFIXES = ("recipe_", "env_", "_")
 
 Status = Literal["ok", "failed", "diverged", "out-of-memory", "timeout", "crashed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -130,13 +134,13 @@ def _record_problem(record: RunRecord) -> str:
     """Return what keeps a record from being read by a report, ``""`` for nothing."""
     if record.status not in STATUSES:
         return f"there is no status {record.status!r}"
-    parts = ("task", "backbone", "strategy")
     if not (
         isinstance(record.labels, Mapping)
         and isinstance(record.identity, Mapping)
-        and all(isinstance(record.labels.get(part), str) for part in parts)
-        and all(_keys(record.identity.get(part)) >= _COMPONENT for part in parts)
+        and all(isinstance(record.labels.get(part), str) for part in COMPONENTS)
+        and all(_keys(record.identity.get(part)) >= _COMPONENT for part in COMPONENTS)
         and all(isinstance(record.identity.get(name), int) for name in ("size", "seed"))
+        and _keys(record.identity) >= {"harness", "threads", "deterministic"}
         and isinstance(record.identity.get("recipe"), Mapping)
     ):
         return "the labels or the identity are not those of a run"
@@ -145,6 +149,10 @@ def _record_problem(record: RunRecord) -> str:
         return "scores, costs, protocol and environment must be mappings"
     if not all(isinstance(value, int | float) for value in record.scores.values()):
         return "a score is not a number"
+    if not isinstance(record.metrics, list) or not all(
+        _keys(metric) >= {"name", "title"} for metric in record.metrics
+    ):
+        return "metrics must be a list of mappings with name and title"
     return ""
 
 

@@ -300,8 +300,8 @@ def _one(catalogue: Catalogue, kind: Kind, text: str) -> tuple[Task | BackboneFa
     references = parse_reference(text)
     if len(references) > 1:
         raise SpecError(f"{kind} '{text}' is a grid; a sweep has one {kind}")
-    component = cast("Task | BackboneFamily", catalogue.build(kind, *references[0]))
-    with _naming(catalogue, kind, component.name):
+    with _naming(catalogue, kind, references[0][0]):
+        component = cast("Task | BackboneFamily", catalogue.build(kind, *references[0]))
         return component, catalogue.identify(component, component.fingerprint())
 
 
@@ -312,7 +312,7 @@ def _naming(catalogue: Catalogue, kind: Kind, name: str) -> Iterator[None]:
         yield
     except FtbenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         owner = catalogue.find(kind, name).owner
         raise PluginError(
             f"the {kind} '{name}' of {owner}: {type(error).__name__}: {error}"
@@ -323,7 +323,8 @@ def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]
     found: dict[tuple[str, str], ComponentId] = {}
     for text in texts:
         for name, options in parse_reference(text):
-            strategy = catalogue.identify(catalogue.build("strategy", name, options))
+            with _naming(catalogue, "strategy", name):
+                strategy = catalogue.identify(catalogue.build("strategy", name, options))
             point = (name, str(strategy.options))
             if point in found:
                 raise SpecError(f"strategy '{text}' is in the spec twice, as '{strategy.label}'")

@@ -1,5 +1,6 @@
 """Helpers of the tests: distributions that were never installed, made-up records, the command."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -27,8 +28,12 @@ class Raises(ftbench.Strategy):
 
 class Diverges(ftbench.Strategy):
     name = "diverges"
+    def rate(self, stage, progress):
+        self.progress = progress
+        return 1.0
     def penalty(self, model):
-        return next(model.head.parameters()).sum() * float("nan")
+        # Not in the first step, where no weight has moved and the strategy itself would be wrong.
+        return next(model.head.parameters()).sum() * (float("nan") if self.progress else 0.0)
 
 class Slow(ftbench.Strategy):
     name = "slow"
@@ -72,14 +77,15 @@ def run_spec(
     options=None,
     label=None,
     task="digits",
+    owner="ftbench",
     **recipe,
 ):
-    """Return a made-up RunSpec."""
+    """Return a made-up RunSpec; ``owner`` is the strategy's."""
     options = options or {}
     return RunSpec(
         task=ComponentId(task, "1", {}, "task-fingerprint", task),
         backbone=ComponentId("glyphnet", "1", {}, "weights-fingerprint", "glyphnet"),
-        strategy=ComponentId(strategy, version, options, "", label or strategy),
+        strategy=ComponentId(strategy, version, options, "", label or strategy, owner),
         recipe={"steps": 150, "epochs": None, "learning_rate": 1e-3, "patience": None, **recipe},
         size=size,
         seed=seed,
@@ -94,6 +100,8 @@ def run_record(
     message="",
     scores=None,
     costs=None,
+    metrics=ftbench.ClassificationTask.metrics,
+    protocol=None,
     environment=None,
     started_at="2026-01-01T00:00:00.000+00:00",
     **spec,
@@ -111,7 +119,8 @@ def run_record(
         costs={"train_seconds": 2.0, "trainable_parameters": 1000, **(costs or {})}
         if ended_well
         else {},
-        protocol={"steps": 150} if ended_well else {},
+        protocol={"steps": 150, **(protocol or {})} if ended_well else {},
+        metrics=[dataclasses.asdict(metric) for metric in metrics] if ended_well else [],
         environment={
             "device": "a processor",
             "device_type": "cpu",

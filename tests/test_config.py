@@ -74,7 +74,7 @@ def test_no_file_and_no_overrides_are_the_embedded_benchmark():
 
 
 def test_the_quick_grid_is_a_corner_of_the_whole_one():
-    quick, whole = load_spec(None, QUICK), load_spec()
+    quick, whole = load_spec(defaults=QUICK), load_spec()
     assert set(quick.sizes) < set(whole.sizes)
     assert set(quick.seeds) < set(whole.seeds)
     assert quick.model_copy(update={"sizes": whole.sizes, "seeds": whole.seeds}) == whole
@@ -86,6 +86,13 @@ def test_overrides_lie_over_the_file_and_the_recipe_is_merged_key_by_key(write):
     assert spec.seeds == (7,)
     assert spec.sizes == ("full",)
     assert spec.recipe == Recipe(steps=30, batch_size=8, optimizer="sgd")
+
+
+def test_defaults_lie_under_the_file_and_overrides_over_both(write):
+    path = write("sizes = [50]\n")
+    assert load_spec(path, defaults=QUICK) == SweepSpec(sizes=(50,), seeds=(0,))
+    assert load_spec(path, {"seeds": [4]}, defaults=QUICK) == SweepSpec(sizes=(50,), seeds=(4,))
+    assert load_spec(defaults=QUICK) == SweepSpec(sizes=(20, 100), seeds=(0,))
 
 
 def test_overrides_are_not_changed():
@@ -129,11 +136,19 @@ def test_an_unknown_key_names_the_file_and_the_nearest(write):
 
 
 def test_an_unknown_recipe_key_names_the_nearest(write):
-    expected = r"unknown key 'recipe.lerning_rate'; did you mean 'learning_rate'\?"
+    expected = r"unknown key 'recipe.lerning_rate'; did you mean 'recipe.learning_rate'\?"
     with pytest.raises(SpecError, match=expected):
         load_spec(write("[recipe]\nlerning_rate = 0.1\n"))
     with pytest.raises(SpecError, match=f"the command line: {expected}"):
         load_spec(None, {"recipe": {"lerning_rate": 0.1}})
+
+
+def test_a_recipe_key_at_the_top_is_sent_to_the_recipe(write):
+    expected = r"unknown key 'learning_rate'; did you mean 'recipe.learning_rate'\?"
+    with pytest.raises(SpecError, match=expected):
+        load_spec(write("learning_rate = 0.1\n"))
+    with pytest.raises(SpecError, match=f"the command line: {expected}"):
+        load_spec(None, {"learning_rate": 0.1})
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,24 @@
 
 import inspect
 import re
+from typing import get_args
 
 import pytest
 import typer
+from torch import nn
 
 import ftbench
 from ftbench import hookspecs
 from ftbench.cli.app import app
 from ftbench.config import SweepSpec, parse_spec, read_toml
 from ftbench.recipe import Recipe
+from ftbench.report.formats import comma_separated, comparisons
 from ftbench.report.frame import to_frame
+from ftbench.report.summary import Standing, summarize
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
-from tests.support import ROOT, TESTS, tiny_sweep
+from tests.conftest import TinyPlugin
+from tests.support import ROOT, TESTS, grid, tiny_sweep
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,10 +52,20 @@ def test_every_column_of_load_results_is_documented_and_no_other(tmp_path, catal
 
 def test_every_file_of_a_sweep_is_documented(tmp_path, catalogue):
     run_sweep(tiny_sweep(strategies=("full",)), tmp_path, catalogue=catalogue)
-    files = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
-    assert documented("file") == files | {TORN}
+    files = {path.name for path in tmp_path.iterdir()}
+    assert documented("file") == files | {TORN, ".lock-owner"}
     assert {RUNS, SPEC} <= files
     assert to_frame([]).empty
+
+
+def test_every_standing_and_format_is_documented():
+    assert documented("standing") == set(get_args(Standing))
+    summary = summarize(to_frame(grid({"a": [0.5, 0.6, 0.7], "b": [0.1, 0.2, 0.4]})))
+    rows = re.findall(r"^\| `(csv|comparisons)` \| .*? \| (.*) \|$", RESULTS, re.MULTILINE)
+    written = {"csv": comma_separated(summary), "comparisons": comparisons(summary)}
+    assert {name: re.findall("`(.+?)`", columns) for name, columns in rows} == {
+        name: text.splitlines()[0].split(",") for name, text in written.items()
+    }
 
 
 # plugins/README.md
@@ -84,18 +99,52 @@ def test_every_method_of_a_strategy_is_in_the_table_and_no_other():
     assert {cell.strip("`") for cell in table_after(PLUGINS, "method")} == methods
 
 
+def python_blocks(document, containing):
+    """Return the Python blocks of a document that contain a text."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if containing in b]
+
+
 @pytest.mark.parametrize("document", ["README.md", "plugins/README.md"])
 def test_the_strategies_that_the_documents_show_work(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        if "class " not in code:
-            continue
-        namespace = {}
-        exec(code, namespace)
-        [strategy] = namespace["ftbench_strategies"]()
-        assert issubclass(strategy, ftbench.Strategy)
-        assert strategy().trains(ftbench.Stage(5, 5, "head"), 0.0)
-        assert not strategy().trains(ftbench.Stage(0, 5, "stem"), 0.0)
+    [code] = python_blocks(document, "def ftbench_strategies")
+    namespace = {}
+    exec(code, namespace)
+    [strategy] = namespace["ftbench_strategies"]()
+    assert issubclass(strategy, ftbench.Strategy)
+    assert strategy().trains(ftbench.Stage(5, 5, "head"), 0.0)
+    assert not strategy().trains(ftbench.Stage(0, 5, "stem"), 0.0)
+
+
+def test_the_task_and_backbone_that_the_reference_shows_work(tmp_path):
+    [code] = python_blocks("plugins/README.md", "class MyTask")
+    example = TinyPlugin.Task()
+    shown = {
+        "ftbench": ftbench,
+        "images": example.pool().inputs,
+        "labels": example.pool().targets,
+        "test_images": example.test().inputs,
+        "test_labels": example.test().targets,
+        "stem": lambda: nn.Conv2d(1, 4, 1),
+        "body": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4 * 64, 64), nn.ReLU()),
+    }
+    exec(code, shown)
+    plugin = TinyPlugin(task=shown["MyTask"], backbone=shown["MyBackbone"])
+    catalogue = ftbench.load_catalogue(extra={"mine": plugin})
+    assert catalogue.errors == []
+    spec = tiny_sweep(strategies=("full", "head-only"))
+    spec = spec.model_copy(update={"task": "my-task", "backbone": "my-net"})
+    run_sweep(spec, tmp_path, catalogue=catalogue)
+    frame = ftbench.load_results(tmp_path)
+    assert frame["status"].tolist() == ["ok", "ok"], frame["message"].tolist()
+
+
+def test_the_report_format_that_the_reference_shows_works():
+    [code] = python_blocks("plugins/README.md", "def ftbench_report_formats")
+    shown = {"ftbench": ftbench}
+    exec(code, shown)
+    summary = summarize(to_frame(grid({"a": [0.9], "b": [0.5]})))
+    assert shown["ftbench_report_formats"]()["names"](summary) == "a\nb"
 
 
 def test_every_public_name_that_the_documents_use_is_public():

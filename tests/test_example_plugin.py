@@ -1,5 +1,6 @@
 """The distribution in plugins/ftbench-example, installed as a stranger would install it."""
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def test_it_is_listed_with_its_owner(installed):
     assert process.returncode == 0, err
     listed = {c["name"]: c for c in json.loads(out)["components"] if c["kind"] == "strategy"}
     assert (listed["lp-ft"]["owner"], listed["lp-ft"]["version"]) == ("ftbench-example", "0.1.0")
-    assert listed["lp-ft"]["options"] == {"probe": "0.5"}
+    assert listed["lp-ft"]["options"] == {"probe": 0.5}
     assert "full" in listed
 
 
@@ -55,7 +56,10 @@ def test_its_strategy_is_swept_from_the_command_line(installed, tmp_path):
     assert process.returncode == 0, err
     frame = pd.read_csv(tmp_path / "out" / "results.csv")
     assert set(frame["strategy"]) == {"lp-ft(probe=0.25)", "lp-ft(probe=0.75)", "full"}
-    assert set(frame["strategy_owner"]) == {"ftbench-example 0.1.0", "ftbench 0.1.0"}
+    version = importlib.metadata.version("ftbench")
+    owners = set(zip(frame["strategy_name"], frame["strategy_owner"], strict=True))
+    assert owners == {("lp-ft", "ftbench-example"), ("full", "ftbench")}
+    assert set(frame["env_strategy_owner"]) == {"ftbench-example 0.1.0", f"ftbench {version}"}
     assert "lp-ft(probe=0.25)" in out
 
 

@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 import sys
 
 import pytest
@@ -6,6 +7,8 @@ import pytest
 import ftbench
 from ftbench.errors import PluginError, SpecError
 from ftbench.plugins import GROUP, load_catalogue
+from ftbench.records import RESERVED_SCORES
+from tests.conftest import TinyPlugin
 from tests.support import distribution
 
 STRATEGY = """
@@ -117,6 +120,32 @@ BROKEN = {
         HOOK + "def ftbench_strategies(): return [type('Nameless', (ftbench.Strategy,), {})]",
         "Nameless has no name; set the class attribute `name`",
     ),
+    "a misspelt method": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    def penlty(self, m): pass"),
+        "Mine.penlty is never called; did you mean 'penalty'?",
+    ),
+    "a method of another signature": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    def penalty(self): pass"),
+        "Mine.penalty() must be callable as penalty(self, model",
+    ),
+    "a method that wants more": (
+        STRATEGY.format(name="mine").replace(
+            '= "mine"', "= 'mine'\n    def trains(self, stage, progress, mood): pass"
+        ),
+        "missing a required argument: 'mood'",
+    ),
+    "a method without a keyword": (
+        HOOK + "def ftbench_backbones():\n"
+        "  def build(self): pass\n"
+        "  return [type('Net', (ftbench.BackboneFamily,), {'name': 'net', 'build': build})]",
+        "Net.build() must be callable as build(self, *, pretrained",
+    ),
+    "a metric named like another column": (
+        HOOK + "def ftbench_tasks():\n"
+        "  body = {'name': 'timed', 'metrics': (ftbench.Metric('steps', 'steps'),)}\n"
+        "  return [type('Timed', (ftbench.Task,), body)]",
+        "Timed has a metric 'steps', the name of another column",
+    ),
     "a format that cannot be called": (
         HOOK + "def ftbench_report_formats(): return {'latex': 'nope'}",
         "latex",
@@ -150,8 +179,42 @@ def test_a_missing_attribute_of_an_entry_point_is_an_error(install):
 
 def test_an_unknown_name_says_that_plugins_failed_to_load(install):
     install("broken-plugin", "1 / 0")
-    with pytest.raises(SpecError, match=r"unknown strategy .*1 plugins? failed to load"):
+    install("other-broken-plugin", "1 / 0", version="2")
+    message = (
+        r"unknown strategy 'from-the-broken-one'; there are .* \('ftbench plugins' lists them\)"
+    )
+    message += r"; of (.*), something failed to load$"
+    with pytest.raises(SpecError, match=message) as caught:
         load_catalogue().find("strategy", "from-the-broken-one")
+    owners = re.search(message, str(caught.value)).group(1)
+    assert set(owners.split(", ")) == {"broken-plugin 1.0", "other-broken-plugin 2"}
+
+
+def test_methods_may_take_more_than_they_are_given_and_have_helpers():
+    class Mine(ftbench.Strategy):
+        name = "mine"
+
+        def trains(self, stage, progress, mood="calm", **rest):
+            return self.is_chosen(stage)
+
+        def is_chosen(self, stage):
+            return True
+
+    catalogue = load_catalogue(extra={"notebook": TinyPlugin([Mine])})
+    assert catalogue.find("strategy", "mine").value is Mine
+
+
+@pytest.mark.parametrize("column", ["size", "status", "train_seconds", "test_rows", "key"])
+def test_no_metric_may_be_named_like_a_column(column):
+    class Timed(TinyPlugin.Task):
+        metrics = (ftbench.Metric("fine", "fine"), ftbench.Metric(column, column))
+
+    assert column in RESERVED_SCORES
+    catalogue = load_catalogue(extra={"notebook": TinyPlugin(task=Timed)})
+    [error] = catalogue.errors
+    assert str(error.owner) == "notebook"
+    assert error.error == f"Timed has a metric '{column}', the name of another column"
+    assert "tiny" not in catalogue.names("task")
 
 
 # Names.

@@ -2,10 +2,12 @@ import itertools
 
 import pytest
 
-from ftbench.errors import SpecError
+from ftbench.errors import PluginError, SpecError
+from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
 from ftbench.sweep import (
     DEFAULT_RETRY,
+    describe,
     estimate_seconds,
     expand,
     make_plan,
@@ -15,6 +17,7 @@ from ftbench.sweep import (
     run_sweep,
     why_new,
 )
+from tests.conftest import TinyPlugin
 from tests.support import run_record, run_spec, tiny_sweep
 
 
@@ -178,8 +181,69 @@ def test_reasons_are_counted_and_readable():
     assert reasons(plan, records) == {
         "recipe.learning_rate: 0.1 → 0.001": 2,
         "ended as timeout, will be tried again": 1,
-        "no run of this strategy, size and seed is stored": 1,
+        "seed: 3 is new": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"strategy": "ewc"}, "strategy.name: 'ewc' is new"),
+        ({"size": 50, "seed": 7}, "size: 50 is new, seed: 7 is new"),
+        ({"seed": 1}, "this strategy, size and seed were not combined yet"),
+        ({"patience": None}, "recipe.patience: 2 → none"),
+        ({"schedule": "linear"}, "recipe.patience: 2 → none, recipe.schedule: none → 'linear'"),
+    ],
+)
+def test_a_reason_names_what_is_new(changes, reason):
+    records = [run_record(patience=2), run_record("l2sp", seed=1, patience=2)]
+    assert reasons(make_plan([run_spec(**changes)], records), records) == {reason: 1}
+
+
+def test_where_nothing_is_stored_that_is_the_reason():
+    runs = [run_spec(seed=0), run_spec(seed=1)]
+    assert reasons(make_plan(runs, []), []) == {"nothing is stored yet": 2}
+
+
+# What a plan says of itself.
+
+
+def test_a_plan_says_what_is_done_left_alone_and_left_to_do():
+    statuses = ["ok", "ok", "ok", "diverged", "diverged", "failed"]
+    records = [run_record(status=status, seed=seed) for seed, status in enumerate(statuses)]
+    runs = [run_spec(seed=seed) for seed in range(12)]
+    assert describe(make_plan(runs, records)) == (
+        "12 runs, 3 already done, 2 diverged, not tried again (--retry diverged), 7 to run"
+    )
+    assert describe(make_plan(runs, records, ())) == (
+        "12 runs, 3 already done, 2 diverged, not tried again (--retry diverged), "
+        "1 failed, not tried again (--retry failed), 6 to run"
+    )
+
+
+def test_a_plan_says_which_runs_were_done_on_another_kind_of_device():
+    records = [run_record(seed=0), run_record(seed=1, environment={"device_type": "cuda"})]
+    runs = [run_spec(seed=seed) for seed in range(3)]
+    plan = make_plan(runs, records, device_type="cpu")
+    assert describe(plan) == "3 runs, 2 already done, 1 of them on cuda, 1 to run"
+
+
+# Plugins that raise while the grid is expanded.
+
+
+@pytest.mark.parametrize(
+    ("part", "method"), [("task", "pool"), ("task", "fingerprint"), ("backbone", "fingerprint")]
+)
+def test_a_plugin_that_raises_while_the_grid_is_expanded_is_named(part, method):
+    def fail(self):
+        raise ValueError("no such file")
+
+    original = {"task": TinyPlugin.Task, "backbone": TinyPlugin.Backbone}[part]
+    broken = type("Broken", (original,), {method: fail})
+    catalogue = load_catalogue(extra={"tiny": TinyPlugin(**{part: broken})})
+    message = f"the {part} '{original.name}' of tiny: ValueError: no such file"
+    with pytest.raises(PluginError, match=f"^{message}$"):
+        expand(tiny_sweep(), catalogue)
 
 
 # The time it takes.

@@ -62,7 +62,10 @@ def _print(catalogue: Catalogue) -> None:
     console = Console()
     table = Table("kind", "name", "owner", "options and defaults", box=None, pad_edge=False)
     for entry in catalogue.entries:
-        options = ", ".join(f"{name}={value!r}" for name, value in _options(entry.value).items())
+        options = ", ".join(
+            f"{name} (required)" if value == "required" else f"{name}={value!r}"
+            for name, value in _options(entry.value).items()
+        )
         table.add_row(entry.kind, entry.name, str(entry.owner), Text(options))
     console.print(table)
     console.print()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -83,7 +83,7 @@ def summarize(frame: pd.DataFrame, metric: str | None = None) -> Summary:
     """
     groups = [group for _, group in frame.groupby("condition", sort=False)]
     known = {
-        task: {m["name"]: Metric(**m) for m in metrics}
+        task: {m["name"]: _as_metric(m) for m in metrics}
         for task, metrics in frame.attrs.get("metrics", {}).items()
     }
     if metric is not None:
@@ -92,6 +92,12 @@ def summarize(frame: pd.DataFrame, metric: str | None = None) -> Summary:
     return Summary(
         [_table(g, _metric(metric, known.get(str(g["task"].iloc[0]), {})), varying) for g in groups]
     )
+
+
+def _as_metric(values: Mapping[str, Any]) -> Metric:
+    """Return the metric that a record describes; what a later version adds is left out."""
+    fields = Metric.__dataclass_fields__
+    return Metric(**{name: value for name, value in values.items() if name in fields})
 
 
 def _require_metric(
@@ -140,7 +146,7 @@ def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table
     first = group.iloc[0]
     settings = [f"{name.removeprefix('recipe_')} = {_setting(first[name])}" for name in varying]
     sizes = sorted(int(size) for size in group["size"].unique())
-    group = group.assign(row=_row_labels(group))
+    group = group.assign(_row=_row_labels(group))
     scores = _scores(group, metric.name)
     comparisons = stats.compare_all(
         {str(size): scores[size] for size in sizes}, resolution=_resolution(group, metric)
@@ -165,7 +171,7 @@ def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table
             train_seconds=_mean(runs, sizes[-1], "train_seconds") if comparable else None,
             trainable_parameters=_integer(_mean(runs, sizes[-1], "trainable_parameters")),
         )
-        for label, runs in ((str(label), runs) for label, runs in group.groupby("row", sort=False))
+        for label, runs in ((str(label), runs) for label, runs in group.groupby("_row", sort=False))
     ]
     before = group.get("source_accuracy_before", pd.Series(dtype=float)).dropna()
     return Table(
@@ -214,13 +220,13 @@ Scores = Mapping[str, Mapping[int, float]]  # one column's, as [row][seed]
 def _scores(group: pd.DataFrame, metric: str) -> dict[int, dict[str, dict[int, float]]]:
     """Return ok scores as ``[size][row][seed]``."""
     scores: dict[int, dict[str, dict[int, float]]] = {
-        int(size): {str(label): {} for label in dict.fromkeys(group["row"])}
+        int(size): {str(label): {} for label in dict.fromkeys(group["_row"])}
         for size in group["size"].unique()
     }
     if metric in group:
         ok = group[(group["status"] == "ok") & group[metric].notna()]
         for size, label, seed, value in zip(
-            ok["size"], ok["row"], ok["seed"], ok[metric], strict=True
+            ok["size"], ok["_row"], ok["seed"], ok[metric], strict=True
         ):
             scores[int(size)][label][int(seed)] = float(value)
     return scores
@@ -233,7 +239,7 @@ def _cell(
     label: str,
     comparisons: Sequence[Comparison],
 ) -> Cell:
-    runs = column_runs[column_runs["row"] == label]
+    runs = column_runs[column_runs["_row"] == label]
     counts = runs["status"][runs["status"] != "ok"].value_counts()
     missing = {str(status): int(count) for status, count in counts.items()}
     absent = column_runs["seed"].nunique() - runs["seed"].nunique()
@@ -247,9 +253,12 @@ def _cell(
 
 
 def _common_means(column: Scores) -> dict[str, float]:
-    """Return each row's mean over the seeds that all rows with scores share; {} for none."""
-    scored = {label: by_seed for label, by_seed in column.items() if by_seed}
-    shared = set.intersection(*(set(by_seed) for by_seed in scored.values())) if scored else set()
+    """Return each row's mean over the seeds that all rows with enough seeds share; {} for none.
+
+    A row with fewer seeds than a comparison needs is left out: it must not decide for the others.
+    """
+    scored = {n: seeds for n, seeds in column.items() if len(seeds) >= stats.MIN_PAIRED_SEEDS}
+    shared = set.intersection(*(set(seeds) for seeds in scored.values())) if scored else set()
     if not shared:
         return {}
     return {n: sum(v[seed] for seed in shared) / len(shared) for n, v in scored.items()}
@@ -262,14 +271,14 @@ def _standing(
 
     The leader has the best mean on the seeds that all share. Best: the leader, where every paired
     difference favours it and is distinguishable. Behind: distinguishably worse than the leader.
-    Tied: neither. Undecided: a comparison that this needs has too few seeds, or no direction.
+    Tied: neither. Undecided: too few seeds, or no direction.
     """
     means = _common_means(column)
-    if metric.higher_is_better is None or len(means) < 2:
+    if metric.higher_is_better is None or len(means) < 2 or label not in means:
         return "undecided"
     sign = 1 if metric.higher_is_better else -1
     leader = max(means, key=lambda name: sign * means[name])
-    rivals = means.keys() - {leader} if label == leader else {label}
+    rivals = set(means) - {leader} if label == leader else {label}
     leads = []
     for c in comparisons:
         if leader in (c.first, c.second) and rivals & {c.first, c.second}:
@@ -305,13 +314,14 @@ def _integer(value: float | None) -> int | None:
 
 
 def _order(metric: Metric, scores: Mapping[int, Scores]) -> Callable[[Row], tuple[int, float]]:
-    """Return a sort key: by the mean over the sizes on shared seeds, rows without scores last."""
-    means = {size: _common_means(column) for size, column in scores.items()}
+    """Return a sort key: by the mean over the sizes, on shared seeds; rows without scores last."""
+    shared = {size: _common_means(column) for size, column in scores.items()}
+    sign = 1 if metric.higher_is_better is False else -1
 
     def key(row: Row) -> tuple[int, float]:
-        mine = [of_size[row.strategy] for of_size in means.values() if row.strategy in of_size]
-        mean = sum(mine) / len(mine) if mine else 0.0
-        return (-len(mine), mean if metric.higher_is_better is False else -mean)
+        own = {size: c.interval.mean for size, c in row.cells.items() if c.interval is not None}
+        means = [shared[size].get(row.strategy, mean) for size, mean in own.items()]
+        return (-len(means), sign * sum(means) / len(means) if means else 0.0)
 
     return key
 
@@ -344,7 +354,7 @@ def _notes(
         notes.append(
             f"Paired t-tests on shared seeds, Holm-corrected over the table's {len(tested)} "
             "comparisons: bold is distinguishable from every other in its column at 5 %, "
-            "≈ is not distinguishable from the best mean."
+            "≈ is not distinguishably worse than the leader."
         )
         if len(tested) == len(every) and not any(c.distinguishable for c in tested):
             notes.append("No difference is distinguishable yet; more seeds tell more.")

@@ -13,7 +13,8 @@ def asked(ftbench_command, monkeypatch):
     calls = []
 
     def record(path, changes, out, **rest):
-        calls.append((config.load_spec(path, changes), out, rest))
+        defaults = config.QUICK if rest["quick"] else None
+        calls.append((config.load_spec(path, changes, defaults=defaults), out, rest))
         return 0
 
     monkeypatch.setattr(sweeping, "sweep", record)
@@ -33,7 +34,8 @@ def test_no_arguments_ask_for_the_embedded_benchmark(asked):
         *("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
     }
     assert (spec.sizes, spec.seeds) == ((20, 50, 100, 400), (0, 1, 2))
-    assert (str(out), rest) == ("ftbench-results", {"retry": None, "dry_run": False})
+    assert str(out) == "ftbench-results"
+    assert rest == {"retry": None, "dry_run": False, "quick": False}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +91,20 @@ def test_flags_override_the_spec_file(asked, tmp_path):
     assert (spec.recipe.steps, spec.recipe.optimizer) == (5, "sgd")
 
 
-def test_out_dry_run_and_retry_are_handed_on(asked, tmp_path):
-    _, out, rest = asked("--out", tmp_path, "--dry-run", "--retry", "failed,diverged")
+def test_quick_lies_under_the_spec_file(asked, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("sizes = [30]\n")
+    assert asked(file, "--quick")[0] == config.SweepSpec(sizes=(30,), seeds=(0,))
+    assert asked(file, "--quick", "--seeds", "4,5")[0] == config.SweepSpec(
+        sizes=(30,), seeds=(4, 5)
+    )
+
+
+def test_out_dry_run_retry_and_quick_are_handed_on(asked, tmp_path):
+    flags = ["--out", tmp_path, "--dry-run", "--retry", "failed,diverged", "--quick"]
+    _, out, rest = asked(*flags)
     assert out == tmp_path
-    assert rest == {"retry": "failed,diverged", "dry_run": True}
+    assert rest == {"retry": "failed,diverged", "dry_run": True, "quick": True}
 
 
 def test_seeds_and_num_seeds_together_are_refused(ftbench_command):
@@ -113,7 +125,14 @@ WRONG = {
     "an absent device": (["--device", "cuda:99"], "device cuda:99 is not there"),
     "no equals sign": (["--set", "recipe.steps"], "write KEY=VALUE, say recipe.steps=300"),
     "a set key": (["--set", "sise=[20]"], "unknown key 'sise'; did you mean 'sizes'?"),
-    "a recipe key": (["--set", "recipe.step=3"], "unknown key 'recipe.step'; did you mean 'steps'"),
+    "a recipe key": (
+        ["--set", "recipe.step=3"],
+        "unknown key 'recipe.step'; did you mean 'recipe.steps'?",
+    ),
+    "a recipe key at the top": (
+        ["--set", "optimizer=sgd"],
+        "unknown key 'optimizer'; did you mean 'recipe.optimizer'?",
+    ),
     "a deep key": (["--set", "a.b.c=3"], "keys are KEY or recipe.KEY"),
     "a recipe value": (["--set", "recipe.optimizer=adam"], "'recipe.optimizer': Input should be"),
     "a recipe type": (["--set", "recipe.batch_size=big"], "'recipe.batch_size': Input should be a"),
@@ -147,7 +166,14 @@ TOML = {
     "no TOML": ("sizes = [20", "is not valid TOML: "),
     "no text": (b"\xff\xfe", "is not valid TOML: "),
     "a key": ("strategis = ['full']", "unknown key 'strategis'; did you mean 'strategies'?"),
-    "a recipe key": ("[recipe]\nlearning_rat = 1", "'recipe.learning_rat'; did you mean 'learning"),
+    "a recipe key": (
+        "[recipe]\nlearning_rat = 1",
+        "unknown key 'recipe.learning_rat'; did you mean 'recipe.learning_rate'?",
+    ),
+    "a recipe key at the top": (
+        "patience = 3",
+        "unknown key 'patience'; did you mean 'recipe.patience'?",
+    ),
     "a section": ("[recipes]\nsteps = 1", "unknown key 'recipes'; did you mean 'recipe'?"),
     "a string for a list": ("strategies = 'full'", "key 'strategies': "),
     "a string for a number": ("seeds = ['one']", "key 'seeds.0': "),
@@ -205,5 +231,4 @@ def test_overrides_refuse_what_flags_contradict():
             steps=None,
             device=None,
             settings=(),
-            quick=False,
         )

@@ -38,9 +38,24 @@ def test_json_parses_and_says_the_same(ftbench_command):
     ewc = next(c for c in listed["components"] if c["name"] == "ewc")
     assert (ewc["kind"], ewc["owner"]) == ("strategy", "ftbench")
     assert ewc["version"]
-    assert ewc["options"]["strength"] == "100.0"
+    assert ewc["options"]["strength"] == 100.0
+    progressive = next(c for c in listed["components"] if c["name"] == "progressive")
+    assert isinstance(progressive["options"]["form"], str)
     assert "ftbench_run_started" in listed["hooks"]
     assert listed["errors"] == listed["conflicts"] == []
+
+
+def test_an_option_without_a_default_is_required(ftbench_command, install):
+    module = HEAD + "def ftbench_strategies():\n"
+    module += "    class Options(ftbench.StrategyOptions):\n"
+    module += "        where: str\n        many: tuple[int, ...] = (1, 2)\n"
+    module += "    body = {'name': 'asks', 'Options': Options}\n"
+    module += "    return [type('Asks', (ftbench.Strategy,), body)]\n"
+    install("asking", "listing_asking", module)
+    outcome = ftbench_command("plugins", "--json")
+    assert outcome.code == 0
+    asks = next(c for c in json.loads(outcome.out)["components"] if c["name"] == "asks")
+    assert asks["options"] == {"where": "required", "many": [1, 2]}
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

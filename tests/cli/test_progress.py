@@ -51,7 +51,9 @@ def test_failures_that_are_not_tried_again_are_not_called_done(capsys):
     progress = PlainProgress()
     failed = run_record(seed=0, status="diverged")
     progress.planned(make_plan([run_spec(seed=0), run_spec(seed=1)], [failed]))
-    assert "0 already done" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "2 runs, 0 already done, 1 diverged, not tried again (--retry diverged), 1 to run\n"
+    )
 
 
 def test_the_time_left_goes_by_the_strategies_that_are_left():

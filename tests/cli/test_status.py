@@ -11,7 +11,10 @@ def test_status_counts_runs_per_status_and_attempts(tiny_sweep, ftbench_command,
     assert ["2", "ok"] in lines
     assert ["2", "failed"] in lines
     assert ["2", "diverged"] in lines
-    assert "of the 6 runs in the plan, 2 are to run" in outcome.out
+    assert (
+        "the plan: 6 runs, 2 already done, 2 diverged, not tried again (--retry diverged), "
+        "2 to run\n" in outcome.out
+    )
 
 
 def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_command, tmp_path):
@@ -22,7 +25,7 @@ def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_comm
     (tmp_path / "mine.toml").write_text(changed)
     outcome = ftbench_command("status", tmp_path / "out", tmp_path / "mine.toml", "--why-rerun")
     assert outcome.code == 0
-    assert "of the 2 runs in the plan, 2 are to run" in outcome.out
+    assert "the plan: 2 runs, 0 already done, 2 to run\n" in outcome.out
     assert "2 stored runs are of other plans" in outcome.out
     assert "1 × recipe.steps: 4 → 5\n" in outcome.out
     assert "1 × recipe.steps: 4 → 5, strategy.options.strength: 100.0 → 7.0" in outcome.out
@@ -35,13 +38,13 @@ def test_why_rerun_tells_failed_runs_from_new_ones(tiny_sweep, ftbench_command, 
     (tmp_path / "out" / "spec.toml").write_text(text.replace("seeds = [", "seeds = [7,"))
     outcome = ftbench_command("status", tmp_path / "out", "--why-rerun")
     assert "1 × ended as failed, will be tried again" in outcome.out
-    assert "1 × no run of this strategy, size and seed is stored" in outcome.out
+    assert "1 × seed: 7 is new" in outcome.out
 
 
 def test_nothing_to_rerun_gives_no_reasons(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep()
     outcome = ftbench_command("status", tmp_path / "out", "--why-rerun")
-    assert "of the 1 runs in the plan, 0 are to run" in outcome.out
+    assert "the plan: 1 runs, 1 already done, 0 to run\n" in outcome.out
     assert "×" not in outcome.out
 
 

@@ -83,7 +83,10 @@ def test_retries_run_last(tiny_sweep, tmp_path):
 def test_a_plan_of_failures_that_are_not_retried_does_not_call_them_done(tiny_sweep):
     tiny_sweep(strategies="raises,full")
     outcome = tiny_sweep("--retry", "none", "--dry-run", strategies="raises,full")
-    assert "2 runs, 1 already done, 0 to run" in outcome.out
+    assert (
+        "2 runs, 1 already done, 1 failed, not tried again (--retry failed), 0 to run\n"
+        in outcome.out
+    )
 
 
 # The dry run.
@@ -92,11 +95,11 @@ def test_a_plan_of_failures_that_are_not_retried_does_not_call_them_done(tiny_sw
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_sweep, tmp_path):
     outcome = tiny_sweep("--dry-run", strategies="full,ewc", sizes="12,30", seeds="0,1,2")
     assert outcome.code == 0
-    assert (
-        "2 strategies (full, ewc) × 2 sizes (12, 30) × 3 seeds (0, 1, 2) = 12 runs, "
-        "0 already done, 12 to run" in outcome.out
-    )
-    assert "12 × no run of this strategy, size and seed is stored" in outcome.out
+    assert outcome.out.splitlines()[1:4] == [
+        "2 strategies (full, ewc) × 2 sizes (12, 30) × 3 seeds (0, 1, 2)",
+        "12 runs, 0 already done, 12 to run",
+        "  12 × nothing is stored yet",
+    ]
     assert "estimated time: " in outcome.out
     assert "(from short trials here)" in outcome.out
     assert not (tmp_path / "out").exists()
@@ -107,6 +110,7 @@ def test_a_dry_run_counts_what_is_done_and_says_why_the_rest_is_not(tiny_sweep, 
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     outcome = tiny_sweep("--dry-run", seeds="0,1,2")
     assert "3 runs, 2 already done, 1 to run" in outcome.out
+    assert "1 × seed: 2 is new" in outcome.out
     assert "(from the finished runs)" in outcome.out
     changed = tiny_sweep("--dry-run", "--steps", "5", seeds="0,1")
     assert "2 runs, 0 already done, 2 to run" in changed.out
@@ -137,7 +141,8 @@ def test_the_default_plan_is_84_runs(ftbench_command, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "probe_seconds", lambda *_: 200.0)
     outcome = ftbench_command("sweep", "--dry-run", "--out", tmp_path / "out")
     assert "7 strategies" in outcome.out
-    assert "= 84 runs, 0 already done, 84 to run" in outcome.out
+    assert "84 runs, 0 already done, 84 to run\n" in outcome.out
+    assert "84 × nothing is stored yet" in outcome.out
     assert "estimated time: 3 min 20 s" in outcome.out
 
 
@@ -191,11 +196,34 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(tiny_sweep, tmp_path, monk
     assert f"every finished run is in {tmp_path / 'out'}, the same command goes on" in outcome.err
 
 
-def test_two_recipes_in_one_directory_are_two_tables(tiny_sweep):
+def test_two_recipes_in_one_directory_are_two_tables(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep()
+    tiny_sweep("--steps", "5")
+    table = ftbench_command("table", tmp_path / "out").out
+    assert "**tiny from tiny-net, steps = 4: accuracy (%) by number of labels**" in table
+    assert "**tiny from tiny-net, steps = 5: accuracy (%) by number of labels**" in table
+
+
+def test_a_sweep_prints_its_own_plan_alone_and_says_what_else_there_is(tiny_sweep, tmp_path):
+    alone = tiny_sweep(strategies="full,head-only", sizes="12,30")
+    assert "runs of other plans" not in alone.out
     outcome = tiny_sweep("--steps", "5")
-    assert "steps = 4" in outcome.out
-    assert "steps = 5" in outcome.out
+    table = [line for line in outcome.out.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["full"]
+    assert table[0] == "| strategy | 12 | source kept at 12 | train s at 12 | trainable |"
+    assert "steps =" not in outcome.out
+    assert outcome.out.splitlines()[-1] == (
+        f"{tmp_path / 'out'} holds 4 runs of other plans as well: ftbench table {tmp_path / 'out'}"
+    )
+
+
+def test_quick_lies_under_the_spec_and_flags_over_it(tiny_sweep, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("seeds = [3, 4]\n")
+    outcome = tiny_sweep(file, "--quick", "--dry-run", seeds=None)
+    assert "1 strategies (full) × 1 sizes (12) × 2 seeds (3, 4)\n" in outcome.out
+    outcome = tiny_sweep("--quick", "--dry-run", seeds=None)
+    assert "1 strategies (full) × 1 sizes (12) × 1 seeds (0)\n" in outcome.out
 
 
 def test_many_different_failures_are_listed_in_part(capsys):

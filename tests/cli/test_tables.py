@@ -104,6 +104,21 @@ def test_a_plugins_format_that_raises_is_a_message_that_names_its_owner(
     assert "sad-format 1.0" in outcome.err
 
 
+def test_a_plugins_format_that_returns_no_text_is_a_message_that_names_its_owner(
+    ftbench_command, results, tmp_path, monkeypatch
+):
+    module = "import ftbench\n@ftbench.hookimpl\ndef ftbench_report_formats():\n"
+    module += "    return {'mute': lambda summary: None}\n"
+    folder = tmp_path / "site"
+    distribution(
+        folder, "mute-format", entry_points={"x": "fmt_mute"}, modules={"fmt_mute": module}
+    )
+    monkeypatch.syspath_prepend(folder)
+    outcome = ftbench_command("table", results, "--format", "mute")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "error: the format 'mute' of mute-format 1.0 returned NoneType, not str\n"
+
+
 class Distances(TinyPlugin.Task):
     """A third party's task, whose scores are its own."""
 
@@ -120,4 +135,7 @@ def test_a_table_shows_the_first_metric_of_its_task(
 
     monkeypatch.setattr(ftbench_tiny.plugin, "task", Distances)
     ftbench.run_sweep(tiny_sweep(seeds=(0, 1, 2)), tmp_path / "out")
+    assert "distance (m)" in ftbench_command("table", tmp_path / "out").out
+    # How it reads is in the records, so the table is the same where the task is not installed.
+    monkeypatch.setattr(ftbench_tiny.plugin, "task", TinyPlugin.Task)
     assert "distance (m)" in ftbench_command("table", tmp_path / "out").out

@@ -7,6 +7,7 @@ from rich.console import Console
 from ftbench.report.console import renderables
 from ftbench.report.frame import to_frame
 from ftbench.report.summary import summarize
+from ftbench.report.text import cell, cost_cells
 from tests.support import grid, run_record
 
 
@@ -40,18 +41,70 @@ def default_grid():
     ]
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
-def test_a_table_is_whole_at_any_usual_width(width):
+def shown_cells(text):
+    """Return the cells that each strategy has in all blocks together, and how many blocks."""
+    blocks = re.split(r"^ *… continued *$", text, flags=re.MULTILINE)
+    cells = {}
+    for block in blocks:
+        for line in block.splitlines():
+            name, *values = re.split(r" {2,}", line.strip())
+            if values and name != "strategy":
+                cells.setdefault(name, []).extend(values)
+    return cells, len(blocks)
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(50, 4), (80, 2), (100, 2), (124, 1), (160, 1)])
+def test_a_table_is_whole_at_any_width(width, blocks):
     text = shown(default_grid(), width)
     assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
-    for strategy in ("scratch", "progressive", "head-only"):
-        assert re.search(rf"^ *{strategy}\b", text, re.MULTILINE), strategy
-    assert "293,802" in text
-    assert "12.34" in text
-    for record in summarize(to_frame(default_grid())).tables[0].rows:
-        for cell in record.cells.values():
-            assert f"{100 * cell.interval.mean:.1f}" in text
+    cells, found = shown_cells(text)
+    assert found == blocks
+    assert text.count("…") == blocks - 1
+    [table] = summarize(to_frame(default_grid())).tables
+    expected = {
+        row.strategy: [
+            *(cell(row.cells[size], table.metric) for size in table.sizes),
+            *cost_cells(table, index),
+        ]
+        for index, row in enumerate(table.rows)
+    }
+    assert cells == expected
+    assert all(row[-3:] == ["52.0 ± 5.0", "12.34", "293,802"] for row in cells.values())
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_each_block_has_the_names_and_whole_headings(width):
+    lines = shown(default_grid(), width).splitlines()
+    headings = [line.split()[1:] for line in lines if line.split()[:1] == ["strategy"]]
+    assert headings[0][0] == "20"
+    names = [re.match(r" *([a-z0-9-]+) ", line) for line in lines]
+    found = [match.group(1) for match in names if match]
+    for strategy in ("scratch", "progressive", "head-only", "l2sp"):
+        assert found.count(strategy) == len(headings), strategy
+
+
+@pytest.mark.parametrize("width", [50, 80, 124])
+def test_a_cell_with_missing_runs_is_cut_nowhere(width):
+    records = [
+        r for r in default_grid() if (r.labels["strategy"], r.identity["seed"]) != ("ewc", 2)
+    ]
+    records += [run_record("ewc", status="diverged", size=n, seed=2) for n in (20, 400)]
+    cells, _ = shown_cells(shown(records, width))
+    assert [c.partition(" (")[2] for c in cells["ewc"][:4]] == [
+        "1 diverged)",
+        "1 not run)",
+        "1 not run)",
+        "1 diverged)",
+    ]
+
+
+def test_a_long_name_folds_and_pushes_no_number_out():
+    label = "full(decay=0.123456789012345678)"
+    text = shown([run_record("full", 0.9, label=label)], 50)
+    folded = "".join(line.split("  ")[0].strip() for line in text.splitlines())
+    assert label in folded
+    assert "90.0" in text
+    assert max(map(len, text.splitlines())) <= 50
 
 
 def test_a_table_stands_on_one_line_a_strategy_where_there_is_room():

@@ -112,12 +112,12 @@ def test_a_small_table_reads_exactly_so():
         "| strategy | 20 | 100 | source kept at 100 | train s at 100 | trainable |",
         "|---|---:|---:|---:|---:|---:|",
         "| full | 72.0 ± 5.0 ≈ (1 diverged) | **91.0 ± 2.5** | 47.0 ± 0.0 | 1.23 | 293,802 |",
-        "| head-only | 71.7 ± 2.9 ≈ | 51.3 ± 3.8 | 93.0 ± 0.0 | 1.23 | 293,802 |",
+        "| head-only | 71.7 ± 2.9 ≈ (1 not run) | 51.3 ± 3.8 | 93.0 ± 0.0 | 1.23 | 293,802 |",
         "",
         "Mean ± half the 95 % t-interval over 4 seeds.  ",
         "Paired t-tests on shared seeds, Holm-corrected over the table's 2 comparisons: bold is "
-        "distinguishable from every other in its column at 5 %, ≈ is not distinguishable from the "
-        "best mean.  ",
+        "distinguishable from every other in its column at 5 %, ≈ is not distinguishably worse than "
+        "the leader.  ",
         "Missing runs: 1 diverged; means are over the others.  ",
         "Source accuracy before fine-tuning: 93.1 %.",
         "",
@@ -134,7 +134,8 @@ def test_bold_marks_the_best_and_only_where_it_is_distinguishable():
 
 def test_too_few_seeds_are_said_and_nothing_is_marked():
     text = markdown(summary(grid({"a": HIGH[:2], "b": LOW[:2]})))
-    assert "Too few seeds to compare: a pair needs 3 shared seeds" in text
+    note = "Too few seeds to compare any pairs: a pair needs 3 shared seeds (--num-seeds 5)."
+    assert text.splitlines()[-1] == note
     assert not any("≈" in line or "**" in line for line in table_lines(text))
 
 
@@ -143,7 +144,17 @@ def test_csv_holds_the_unrounded_numbers_and_what_is_missing():
     lines = list(csv.DictReader(io.StringIO(comma_separated(summary(records)))))
     assert [line["standing"] for line in lines] == ["best", "behind"]
     assert float(lines[0]["mean"]) == np.mean(HIGH)
-    assert [line["missing"] for line in lines] == ["", "1 timeout"]
+    assert [line["missing"] for line in lines] == ["1 not run", "1 timeout"]
+
+
+def test_the_csvs_have_the_columns_that_the_documents_name():
+    found = summary(grid({"a": HIGH, "b": LOW}))
+    assert comma_separated(found).splitlines()[0] == (
+        "table,strategy,size,metric,mean,low,high,seeds,standing,missing"
+    )
+    assert comparisons(found).splitlines()[0] == (
+        "table,size,metric,first,second,difference,seeds,holm_p"
+    )
 
 
 def test_comparisons_list_every_pair_with_its_corrected_p():
@@ -160,3 +171,9 @@ def test_other_metrics_are_shown_in_their_own_unit():
     records = grid({"a": HIGH})
     assert "| a | 0.090 ± 0.025 |" in markdown(summary(records, "nll"))
     assert "NLL (nats) by number of labels" in markdown(summary(records, "nll"))
+
+
+def test_counts_are_shown_whole_where_nothing_says_how_they_read():
+    text = markdown(summary(grid({"a": HIGH}), "trainable_parameters"))
+    assert "**digits from glyphnet: trainable_parameters by number of labels**" in text
+    assert "| a | 1,000 ± 0 |" in text

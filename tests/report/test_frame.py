@@ -1,7 +1,10 @@
+import dataclasses
 import math
 
 import pandas as pd
 
+import ftbench
+from ftbench.records import HARNESS
 from ftbench.report.frame import condition_of, to_frame
 from tests.support import run_record, run_spec
 
@@ -42,6 +45,22 @@ def test_a_run_that_crashed_before_anything_was_known_is_a_row():
     frame = to_frame([run_record(status="crashed")])
     assert frame["status"].tolist() == ["crashed"]
     assert frame["env_torch"].tolist() == [""]
+
+
+def test_how_scores_read_goes_with_the_frame_by_task():
+    metric = ftbench.Metric("rmse", "RMSE (m)", higher_is_better=False)
+    records = [run_record(metrics=()), run_record(task="depth", metrics=[metric])]
+    records.append(run_record(task="depth", seed=1, status="failed"))
+    frame = to_frame(records)
+    assert frame.attrs["metrics"] == {"depth": [dataclasses.asdict(metric)]}
+    assert frame[frame["seed"] == 0].attrs == frame.attrs
+
+
+def test_owners_are_distributions_and_the_environment_has_their_versions():
+    environment = {"strategy_owner": "other 2.0", "scikit-learn": "1.9", "cuda": "12, cuDNN 9"}
+    frame = to_frame([run_record(owner="other", environment=environment)])
+    names = ["strategy_owner", "env_strategy_owner", "env_scikit_learn", "env_cuda", "harness"]
+    assert frame[names].iloc[0].tolist() == ["other", "other 2.0", "1.9", "12, cuDNN 9", HARNESS]
 
 
 def test_no_records_give_an_empty_frame_with_the_first_columns():

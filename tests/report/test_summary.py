@@ -1,10 +1,13 @@
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+import ftbench
 from ftbench.errors import SpecError
+from ftbench.report import text
 from ftbench.report.frame import to_frame
 from ftbench.report.summary import summarize
 from tests.support import grid, run_record
@@ -127,7 +130,8 @@ def test_equal_scores_are_tied_and_never_significant():
 def test_two_seeds_decide_nothing():
     records = grid({"a": HIGH[:2], "b": LOW[:2]})
     assert set(standings(records).values()) == {"undecided"}
-    assert any("Too few seeds to compare" in note for note in table(records).notes)
+    note = "Too few seeds to compare any pairs: a pair needs 3 shared seeds (--num-seeds 5)."
+    assert note in table(records).notes
 
 
 def test_seeds_that_are_not_shared_decide_nothing():
@@ -141,7 +145,75 @@ def test_a_strategy_alone_is_not_best():
 
 
 def test_no_significant_difference_asks_for_more_seeds():
-    assert any("more seeds tell more" in note for note in table(grid({"a": HIGH, "b": NEAR})).notes)
+    note = "No difference is distinguishable yet; more seeds tell more."
+    assert note in table(grid({"a": HIGH, "b": NEAR})).notes
+
+
+# A diverges on the five hard seeds, B finishes all ten, and is better on the seeds both have.
+EASY, HARD = [0.90, 0.91, 0.90, 0.92, 0.91], [0.60, 0.61, 0.62, 0.60, 0.61]
+
+
+def test_who_fails_on_the_hard_seeds_is_not_best_by_its_mean_over_the_easy_ones():
+    ahead = [0.93, 0.942, 0.931, 0.951, 0.939]
+    records = grid({"a": EASY, "b": ahead + HARD})
+    records += [run_record("a", status="diverged", seed=seed) for seed in range(5, 10)]
+    found = table(records)
+    assert [r.strategy for r in found.rows] == ["b", "a"]
+    b, a = (r.cells[20] for r in found.rows)
+    assert a.interval.mean > b.interval.mean
+    assert (a.standing, b.standing) == ("behind", "best")
+    assert (a.missing, b.missing) == ({"diverged": 5}, {})
+    [comparison] = found.comparisons[20]
+    assert comparison.seeds == 5
+
+
+def test_who_fails_on_the_hard_seeds_is_tied_where_the_shared_ones_tell_nothing():
+    records = grid({"a": EASY, "b": [0.91, 0.90, 0.91, 0.91, 0.91, *HARD]})
+    records += [run_record("a", status="diverged", seed=seed) for seed in range(5, 10)]
+    assert standings(records) == {"a": "tied", "b": "tied"}
+
+
+def test_best_needs_every_difference_to_favour_it():
+    # On the seeds that all share (0 to 2) a leads; on the ten of b and a, b is clearly better.
+    a = [0.93, 0.93, 0.94, 0.50, 0.51, 0.50, 0.52, 0.50, 0.51, 0.50]
+    b = [0.92, 0.92, 0.93, 0.90, 0.91, 0.90, 0.92, 0.90, 0.91, 0.90]
+    found = standings(grid({"a": a, "b": b, "c": [0.10, 0.12, 0.11]}))
+    assert found == {"a": "tied", "b": "tied", "c": "behind"}
+
+
+# The step that scores come in.
+
+
+def test_equal_scores_over_few_rows_are_no_certainty():
+    records = grid({"a": [0.9, 0.9, 0.9]}, protocol={"test_rows": 10})
+    expected = scipy_stats.t.ppf(0.975, 2) * (0.1**2 / 12 / 3) ** 0.5
+    assert row(records, "a").cells[20].interval.half_width == pytest.approx(expected)
+    assert row(records, "a", "nll").cells[20].interval.half_width == pytest.approx(0, abs=1e-12)
+
+
+def test_a_difference_below_the_step_is_not_told_from_none():
+    fine, coarse = {"test_rows": 100_000}, {"test_rows": 10}
+    scores = {"a": [0.80, 0.80, 0.80], "b": [0.79, 0.79, 0.79]}
+    assert standings(grid(scores, protocol=fine)) == {"a": "best", "b": "behind"}
+    assert standings(grid(scores, protocol=coarse)) == {"a": "tied", "b": "tied"}
+    [found] = table(grid(scores, protocol=coarse)).comparisons[20]
+    t = 0.01 / (2 * 0.1**2 / 12 / 3) ** 0.5
+    assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(t, 2))
+
+
+def test_what_was_kept_of_the_source_goes_by_the_rows_of_the_source():
+    records = [
+        run_record(
+            seed=seed,
+            scores={"accuracy": 0.9, "source_accuracy_after": 0.4},
+            protocol={"test_rows": 10, "source_rows": 20},
+        )
+        for seed in range(3)
+    ]
+    expected = scipy_stats.t.ppf(0.975, 2) * (0.05**2 / 12 / 3) ** 0.5
+    assert row(records, "full").source_kept.half_width == pytest.approx(expected)
+    kept = row(records, "full", "source_accuracy_after").cells[20].interval
+    assert kept.half_width == pytest.approx(expected)
 
 
 # Missing runs.
@@ -167,10 +239,24 @@ def test_a_strategy_without_a_run_that_ended_well_is_a_row_of_missing_runs_at_th
     assert found.rows[1].train_seconds is None
 
 
-def test_a_size_that_a_strategy_was_not_run_at_is_an_empty_cell():
+def test_a_size_that_a_strategy_was_not_run_at_is_a_cell_that_says_so():
     records = grid({"a": HIGH, "b": LOW}) + grid({"a": HIGH}, size=50)
     cell = row(records, "b").cells[50]
-    assert (cell.interval, dict(cell.missing)) == (None, {})
+    assert (cell.interval, cell.missing) == (None, {"not run": 5})
+    assert text.cell(cell, table(records).metric) == "5 not run"
+
+
+def test_seeds_that_others_have_and_a_cell_lacks_are_not_run():
+    records = grid({"a": HIGH, "b": LOW[:3]})
+    records.append(run_record("b", status="diverged", seed=3))
+    assert row(records, "a").cells[20].missing == {}
+    cell = row(records, "b").cells[20]
+    assert cell.missing == {"diverged": 1, "not run": 1}
+    assert text.cell(cell, table(records).metric) == "50.7 ± 2.9 (1 diverged, 1 not run)"
+    # Nobody ran seed 9 at size 50, so nobody lacks it there.
+    records += [*grid({"a": HIGH, "b": LOW}, size=50), run_record("a", 0.9, seed=9)]
+    assert row(records, "b").cells[50].missing == {}
+    assert row(records, "b").cells[20].missing == {"diverged": 1, "not run": 2}
 
 
 def test_all_runs_failed_is_a_table_still():
@@ -203,9 +289,95 @@ def test_a_metric_that_is_asked_for_is_what_the_table_shows():
     assert found.rows[0].cells[20].interval.mean == 2.0
 
 
-def test_by_default_a_table_shows_the_first_score_there_is():
-    records = [
-        run_record(seed=seed, scores={"rmse": 0.5, "source_accuracy_after": 0.3})
-        for seed in range(3)
+def test_a_metric_that_no_run_has_is_told_from_one_that_there_is_not():
+    message = "no run here has the metric 'source_accuracy_after'; it has accuracy, nll, "
+    with pytest.raises(SpecError, match=message):
+        table([run_record()], "source_accuracy_after")
+    own = run_record(metrics=[RMSE], scores={"mae": 1.0})
+    with pytest.raises(SpecError, match="no run here has the metric 'rmse'; it has mae, "):
+        table([own], "rmse")
+
+
+RMSE = ftbench.Metric("rmse", "RMSE (m)", higher_is_better=False)
+
+
+def rmse_grid(metric=RMSE):
+    """Return records of a task with a metric of its own, where a has the lower score."""
+    return [
+        run_record(
+            strategy,
+            seed=seed,
+            task="depth",
+            metrics=[metric],
+            scores={"rmse": value, "source_accuracy_after": 0.3},
+        )
+        for strategy, values in (("a", LOW), ("b", HIGH))
+        for seed, value in enumerate(values)
     ]
-    assert table(records).metric.name == "rmse"
+
+
+def test_by_default_a_table_shows_the_first_metric_of_its_tasks_records():
+    found = table(rmse_grid())
+    assert found.metric == RMSE
+    assert standings(rmse_grid()) == {"a": "best", "b": "behind"}
+    frame = to_frame(rmse_grid() + grid({"a": HIGH, "b": LOW}))
+    assert [t.metric.name for t in summarize(frame).tables] == ["rmse", "accuracy"]
+
+
+def test_a_record_that_says_nothing_of_its_scores_is_read_as_a_classification():
+    assert table([run_record(metrics=())]).metric.name == "accuracy"
+
+
+NO_DIRECTION = "No best is marked: whether higher or lower is better is not known."
+
+
+@pytest.mark.parametrize(
+    ("records", "metric"),
+    [
+        (rmse_grid(dataclasses.replace(RMSE, higher_is_better=None)), None),
+        (grid({"a": HIGH, "b": LOW}), "trainable_parameters"),
+        (
+            [
+                run_record(
+                    r.labels["strategy"], seed=r.identity["seed"], scores=r.scores, metrics=()
+                )
+                for r in rmse_grid()
+            ],
+            "rmse",
+        ),
+    ],
+    ids=["a metric that says so", "a column that is no metric", "a score that nothing describes"],
+)
+def test_where_the_direction_is_unknown_there_are_no_standings_and_a_note(records, metric):
+    found = table(records, metric)
+    assert found.metric.higher_is_better is None
+    assert set(standings(records, metric).values()) == {"undecided"}
+    assert NO_DIRECTION in found.notes
+    assert not any("Paired t-tests" in note for note in found.notes)
+    assert NO_DIRECTION not in table(grid({"a": HIGH, "b": LOW})).notes
+
+
+def test_a_row_without_the_score_is_in_no_pair_that_has_too_few_seeds():
+    # As scratch, which keeps nothing of the source.
+    records = grid({"scratch": LOW})
+    for strategy, kept in (("full", LOW), ("head-only", HIGH)):
+        records += [
+            run_record(
+                strategy, seed=seed, scores={"accuracy": 0.5, "source_accuracy_after": value}
+            )
+            for seed, value in enumerate(kept)
+        ]
+    found = table(records, "source_accuracy_after")
+    assert not any("Too few seeds" in note for note in found.notes)
+    assert any("over the table's 1 comparisons: bold" in note for note in found.notes)
+    by_name = {r.strategy: r.cells[20] for r in found.rows}
+    assert by_name["head-only"].standing == "best"
+    assert by_name["full"].standing == "behind"
+    assert (by_name["scratch"].interval, by_name["scratch"].missing) == (None, {})
+    assert found.rows[-1].strategy == "scratch"
+
+
+def test_where_some_pairs_alone_have_too_few_seeds_the_note_says_some():
+    notes = table(grid({"a": HIGH, "b": LOW, "c": NEAR[:2]})).notes
+    note = "Too few seeds to compare some pairs: a pair needs 3 shared seeds (--num-seeds 5)."
+    assert note in notes

@@ -59,20 +59,31 @@ def test_options_that_a_label_hides_are_two_rows_still():
     assert {r.cells[20].interval.count for r in table.rows} == {3}
 
 
+def test_two_owners_of_one_name_are_two_rows():
+    records = grid({"full": SCORES}) + grid({"full": [0.5, 0.5, 0.6]}, owner="other")
+    [table] = summarize(to_frame(records)).tables
+    assert [r.strategy for r in table.rows] == ["full of ftbench", "full of other"]
+    assert {r.cells[20].interval.count for r in table.rows} == {3}
+
+
 def test_timings_of_several_devices_are_withheld_with_a_note():
     records = grid({"full": SCORES})
     records += grid({"ewc": SCORES}, environment={"device": "another processor"})
     [table] = summarize(to_frame(records)).tables
     assert {r.train_seconds for r in table.rows} == {None}
     assert "Timings come from several devices and are not compared." in table.notes
-    assert "Runs come from several devices: a processor, another processor." in table.notes
+    assert "Runs differ in device: a processor, another processor." in table.notes
 
 
-@pytest.mark.parametrize("metric", ["train_seconds", "step_seconds"])
-def test_a_table_of_timings_from_several_devices_is_refused(metric):
-    records = [
-        run_record(s, costs={"step_seconds": 0.1}, environment={"device": s}) for s in ("a", "b")
-    ]
+@pytest.mark.parametrize(
+    "metric",
+    ["train_seconds", "step_seconds", "run_seconds", "seconds_saved_by_cache", "peak_memory_bytes"],
+)
+def test_a_table_of_timings_or_memory_from_several_devices_is_refused(metric):
+    costs = {"step_seconds": 0.1, "seconds_saved_by_cache": 0.0, "peak_memory_bytes": 10**6}
+    records = [run_record(s, costs=costs, environment={"device": s}) for s in ("a", "b")]
+    [alone] = summarize(to_frame(records[:1]), metric).tables
+    assert alone.metric.name == metric
     with pytest.raises(SpecError, match=f"{metric} comes from several devices and cannot be"):
         summarize(to_frame(records), metric)
 
@@ -80,9 +91,14 @@ def test_a_table_of_timings_from_several_devices_is_refused(metric):
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("ftbench", "Runs come from several ftbench versions: 0.1.0, other."),
-        ("torch", "Runs come from several torch versions: 2.11.0, other."),
-        ("commit", "Runs come from several commits: abc, other."),
+        ("ftbench", "Runs differ in ftbench: 0.1.0, other."),
+        ("torch", "Runs differ in torch: 2.11.0, other."),
+        ("commit", "Runs differ in commit: abc, other."),
+        ("numpy", "Runs differ in numpy: other, unknown."),
+        ("scikit-learn", "Runs differ in scikit-learn: other, unknown."),
+        ("python", "Runs differ in python: other, unknown."),
+        ("cuda", "Runs differ in cuda: other, unknown."),
+        ("platform", "Runs differ in platform: other, unknown."),
     ],
 )
 def test_a_table_that_mixes_environments_says_so(name, note):
@@ -90,19 +106,38 @@ def test_a_table_that_mixes_environments_says_so(name, note):
     assert note in notes(records)
 
 
-def test_two_owners_of_a_strategy_in_one_table_are_named():
+def test_two_releases_of_a_strategys_owner_in_one_table_are_named():
     records = grid({"full": SCORES})
-    records += [run_record("full", seed=9, environment={"strategy_owner": "other 2"})]
-    assert "Runs of full come from ftbench 0.1.0 and other 2." in notes(records)
+    records += [run_record("full", seed=9, environment={"strategy_owner": "ftbench 0.2.0"})]
+    assert "Runs of full come from ftbench 0.1.0 and ftbench 0.2.0." in notes(records)
 
 
 def test_one_environment_needs_no_note():
-    assert "several" not in notes(grid({"full": SCORES, "ewc": SCORES}))
+    found = notes(grid({"full": SCORES, "ewc": SCORES}))
+    assert "Runs " not in found
 
 
 def test_a_run_that_crashed_has_no_environment_and_mixes_none():
     records = [*grid({"full": SCORES, "ewc": SCORES}), run_record(seed=9, status="crashed")]
     found = notes(records)
-    assert "several" not in found
     assert "unknown" not in found
-    assert "come from" not in found
+    assert "Runs " not in found
+
+
+def test_a_row_with_one_seed_decides_nothing_for_the_others():
+    scores = {
+        "a": [0.90, 0.91, 0.92, 0.90, 0.91, 0.93],
+        "b": [0.95, 0.80, 0.81, 0.80, 0.82, 0.81],
+        "c": [0.99],
+    }
+    records = [
+        run_record(name, accuracy, seed=seed)
+        for name, row in scores.items()
+        for seed, accuracy in enumerate(row)
+    ]
+    [table] = summarize(to_frame(records)).tables
+    standings = {row.strategy: row.cells[table.sizes[0]].standing for row in table.rows}
+    assert standings["c"] == "undecided"
+    assert standings["a"] in ("best", "tied")
+    order = [row.strategy for row in table.rows]
+    assert order.index("a") < order.index("b")
