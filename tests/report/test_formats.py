@@ -116,8 +116,8 @@ def test_a_small_table_reads_exactly_so():
         "",
         "Mean ± half the 95 % t-interval over 4 seeds.  ",
         "Paired t-tests on shared seeds, Holm-corrected over the table's 2 comparisons: bold is "
-        "distinguishable from every other in its column at 5 %, ≈ is not distinguishably worse than "
-        "the leader.  ",
+        "distinguishable from every other in its column at 5 %, ≈ is not distinguishably "
+        "worse than the leader.  ",
         "Missing runs: 1 diverged; means are over the others.  ",
         "Source accuracy before fine-tuning: 93.1 %.",
         "",
