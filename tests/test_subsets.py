@@ -217,3 +217,9 @@ def test_an_unreadable_size_is_quoted_with_what_may_be_written(size):
 def test_a_size_without_rows_is_refused(size, count):
     with pytest.raises(SpecError, match=f"size {count} is not positive"):
         subsets.resolve_size(size, 100)
+
+
+def test_more_than_all_of_the_pool_is_refused_as_it_was_written():
+    assert subsets.resolve_size("100%", 1297) == 1297
+    with pytest.raises(SpecError, match=r"size 150% is more than the whole pool of 1297 rows"):
+        subsets.resolve_size("150%", 1297)
