@@ -97,7 +97,7 @@ def resolve_size(size: int | str, pool: int) -> int:
                 f"cannot read the size '{size}'; write a count, a percentage such as 10%, or full"
             ) from error
         if share is not None and share > 1:
-            raise SpecError(f"size {size} is more than the whole pool of {pool} rows")
+            raise SpecError(f"size {size} is larger than the pool of {pool} labelled rows")
         size = count
     if size < 1:
         raise SpecError(f"size {size} is not positive")

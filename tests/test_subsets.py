@@ -221,5 +221,5 @@ def test_a_size_without_rows_is_refused(size, count):
 
 def test_more_than_all_of_the_pool_is_refused_as_it_was_written():
     assert subsets.resolve_size("100%", 1297) == 1297
-    with pytest.raises(SpecError, match=r"size 150% is more than the whole pool of 1297 rows"):
+    with pytest.raises(SpecError, match=r"size 150% is larger than the pool of 1297 labelled"):
         subsets.resolve_size("150%", 1297)

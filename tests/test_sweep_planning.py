@@ -82,7 +82,7 @@ def test_what_was_asked_changes_the_key_and_where_it_runs_does_not(catalogue):
         ({"sizes": (2,)}, r"size 2 cannot hold .*3 classes; the smallest size that can is 3"),
         ({"sizes": ("1%",)}, r"size 1 cannot hold .*the smallest size that can is 3"),
         ({"sizes": (61,)}, r"size 61 is larger than the pool of 60"),
-        ({"sizes": ("200%",)}, r"size 120 is larger than the pool of 60"),
+        ({"sizes": ("200%",)}, r"size 200% is larger than the pool of 60"),
         ({"sizes": ("many",)}, r"cannot read the size 'many'; write a count, a percentage"),
         ({"sizes": (0,)}, r"size 0 is not positive"),
         ({"sizes": (3,), "recipe": {"patience": 1}}, r"use a larger size or turn early stopping"),
