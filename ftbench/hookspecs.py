@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ftbench.strategy import Strategy
     from ftbench.task import Task
 
+# A specification has a docstring and no body, hence the empty-body exceptions below.
 hookspec = pluggy.HookspecMarker("ftbench")
 hookimpl = pluggy.HookimplMarker("ftbench")
 

@@ -133,7 +133,7 @@ def _execution(spec: RunSpec, device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Budget:
     """The rows of a run, in their roles."""
 

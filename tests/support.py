@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 import ftbench
+from ftbench.ops import MixPlan
 from ftbench.records import ComponentId, RunRecord, RunSpec, labels_of
 
 ROOT = Path(__file__).parents[1]
@@ -178,4 +181,15 @@ def tiny_sweep(**changes):
     values = {"strategies": ("full", "head-only"), "sizes": (12,), "seeds": (0,), **changes}
     return ftbench.SweepSpec(
         task="tiny", backbone="tiny-net", device="cpu", recipe=recipe, **values
+    )
+
+
+def make_plan(partner, weight, box, height, width):
+    """Return a MixPlan of nested lists."""
+    return MixPlan(
+        torch.tensor(partner, dtype=torch.int64),
+        torch.tensor(weight, dtype=torch.float32),
+        torch.tensor(box, dtype=torch.int32).reshape(-1, 4),
+        height,
+        width,
     )

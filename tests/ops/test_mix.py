@@ -6,20 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftbench.ops import MixPlan, mix
+from ftbench.ops import mix
+from tests.support import make_plan
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-
-
-def make_plan(partner, weight, box, height, width):
-    return MixPlan(
-        torch.tensor(partner, dtype=torch.int64),
-        torch.tensor(weight, dtype=torch.float32),
-        torch.tensor(box, dtype=torch.int32).reshape(-1, 4),
-        height,
-        width,
-    )
 
 
 def make_images(batch, channels, height, width, dtype=torch.float32, layout="contiguous", seed=0):

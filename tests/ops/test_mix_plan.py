@@ -7,17 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftbench.ops import MixPlan, mix, mixed_cross_entropy, sample_mix
-
-
-def make_plan(partner, weight, box, height, width):
-    return MixPlan(
-        torch.tensor(partner, dtype=torch.int64),
-        torch.tensor(weight, dtype=torch.float32),
-        torch.tensor(box, dtype=torch.int32).reshape(-1, 4),
-        height,
-        width,
-    )
-
+from tests.support import make_plan
 
 EDGE = st.integers(-(2**31), 2**31 - 1) | st.integers(-3, 12)
 
