@@ -1,7 +1,9 @@
 """Helpers of the tests: distributions that were never installed, made-up records, the command."""
 
 import dataclasses
+import functools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,7 +174,12 @@ def ftbench_process(arguments, *folders, **options):
     """Start ``ftbench`` as its own process, with the distributions in ``folders`` installed."""
     command = [sys.executable, "-c", "from ftbench.cli import main; main()", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment_with(*folders), **pipes, **options)
+    # A shell ignores SIGINT in what it starts in the background, and children inherit that; the
+    # tests mean a process that a Ctrl-C reaches, however they were started themselves.
+    interruptible = {"preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(
+        command, env=environment_with(*folders), **{**pipes, **interruptible, **options}
+    )
 
 
 def tiny_sweep(**changes):
