@@ -1,16 +1,22 @@
-# Two commands: `make sweep` and `make test`. Both set up .venv first and reuse it while it is up to
-# date. PYTHON=python3.12 picks another interpreter.
+# `make sweep`, `make test`, `make bench`. Each sets up .venv and the compiled operators first and
+# reuses them while they are up to date. PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+OPS := .venv/.ops
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h') ftbench/ops/build.py setup.py
 
-.PHONY: sweep test check clean
+.PHONY: sweep test check bench clean
 
-sweep: $(READY)
+sweep: $(OPS)
 	$(BIN)/ftbench sweep
 
-test: check
+test: check $(OPS)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Ratios to timm, torchvision, kornia and torch; BENCH='--write' keeps the table.
+bench: $(OPS) .venv/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # Format, lint, types, import contract.
 check: $(READY)
@@ -31,5 +37,15 @@ $(READY): pyproject.toml
 	  echo "set-up: pip could not install ftbench; the lines above say which package, torch needs about 6 GB of disk" >&2; exit 1; }
 	@touch $@
 
+# Without a compiler the reference serves, and says so.
+$(OPS): $(READY) $(SOURCES)
+	@$(BIN)/python setup.py --quiet build_ext --inplace >.venv/ops.log 2>&1 || \
+	  echo "set-up: the operators did not compile (.venv/ops.log says why); plain torch serves" >&2
+	@touch $@
+
+.venv/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,dev]'
+	@touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build ftbench/ops/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

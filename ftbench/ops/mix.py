@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ftbench import rng
+from ftbench.ops import backend, reference
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MeanStd = tuple[Sequence[float], Sequence[float]]
@@ -188,34 +190,55 @@ def mix(
     """Return the mixed batch (B, C, H, W).
 
     ``images`` is (B, C, H, W) float32, float16 or bfloat16, or (B, H, W, C) uint8. Inside a
-    sample's box stands the partner's pixel v; outside it ``v = w·x + (1 − w)·x[partner]``. With
-    ``normalize=(mean, std)``, one number a channel, the result is ``(v/255 − mean)/std`` for uint8
-    and ``(v − mean)/std`` for floats. Arithmetic is float32, rounded once to ``dtype`` (default:
-    that of the images; float32 for uint8). ``out`` is filled and returned; it may be ``images``.
+    sample's box stands the partner's pixel v; outside it ``v = w·x + (1 − w)·x[partner]``, where a
+    share of zero takes nothing. With ``normalize=(mean, std)``, one number a channel, the result is
+    ``(v/255 − mean)/std`` for uint8 and ``(v − mean)/std`` for floats. Arithmetic is float32,
+    rounded once to ``dtype`` (default: that of the images; float32 for uint8).
 
-    TypeError and ValueError name the argument, its value and what was expected.
+    ``out``, contiguous or channels_last, is filled and returned; it may be ``images``, and where it
+    overlaps them otherwise the result is still right. Keeping one from step to step saves most of
+    the time on a CPU, where fresh memory costs more than mixing. Without it the result is new: in
+    the order of the images, contiguous for uint8. Differentiable in floating-point images, by plain
+    torch. TypeError and ValueError name the argument, its value and what was expected.
     """
-    batch, channels, height, width = _check_images(images, plan)
+    shape = _check_images(images, plan)
     result_dtype = _result_dtype(images, dtype, out)
-    if out is not None and (
-        out.shape != (batch, channels, height, width) or out.device != images.device
-    ):
+    if out is not None and (out.shape != shape or out.device != images.device):
         raise ValueError(
-            f"out is {tuple(out.shape)} on {out.device}, "
-            f"expected {(batch, channels, height, width)} on {images.device}"
+            f"out is {tuple(out.shape)} on {out.device}, expected {shape} on {images.device}"
         )
-    own = images.permute(0, 3, 1, 2) if images.dtype == torch.uint8 else images
-    # A new tensor, so that an `out` overlapping `images` is still right.
-    own = own.float()
-    other = own[plan.partner]
-    weight = plan.weight.view(-1, 1, 1, 1)
-    mixed = torch.where(_inside(plan), other, weight * own + (1 - weight) * other)
-    if normalize is not None:
-        mean, std = _mean_std(normalize, channels, own.device)
-        mixed = (mixed / 255 if images.dtype == torch.uint8 else mixed).sub(mean).div(std)
+    mean, std = ((), ()) if normalize is None else _checked(normalize, shape[1])
+    compiled = _operators(images, out)
+    if compiled is None:
+        mixed = reference.mix(images, plan.partner, plan.weight, plan.clipped_box, mean, std)
+        if out is not None:
+            return out.copy_(mixed)
+        return mixed.to(result_dtype, memory_format=_memory_format(images))
     if out is None:
-        return mixed.to(result_dtype)
-    return out.copy_(mixed)
+        mixed = compiled.mix(images, plan.partner, plan.weight, plan.box, mean, std, result_dtype)
+        return cast(Tensor, mixed)
+    if out is images:
+        compiled.mix_(images, plan.partner, plan.weight, plan.box, mean, std)
+    else:
+        compiled.mix_into(images, plan.partner, plan.weight, plan.box, mean, std, out)
+    return out
+
+
+def _operators(images: Tensor, out: Tensor | None) -> Any:
+    """Return the compiled operators if they serve these tensors; None for plain torch."""
+    differentiable = torch.is_grad_enabled() and (
+        images.requires_grad or (out is not None and out.requires_grad)
+    )
+    return None if differentiable else backend.operators(images.device)
+
+
+def _memory_format(images: Tensor) -> torch.memory_format:
+    last = (
+        images.dtype != torch.uint8
+        and not images.is_contiguous()
+        and images.is_contiguous(memory_format=torch.channels_last)
+    )
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
@@ -253,10 +276,10 @@ def _result_dtype(images: Tensor, dtype: torch.dtype | None, out: Tensor | None)
     return chosen
 
 
-def _mean_std(normalize: MeanStd, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and std as (1, C, 1, 1) float32 tensors."""
+def _checked(normalize: MeanStd, channels: int) -> tuple[list[float], list[float]]:
+    """Return mean and std as lists of numbers, one a channel."""
     try:
-        mean, std = (torch.tensor(list(v), dtype=torch.float32, device=device) for v in normalize)
+        mean, std = ([float(v) for v in values] for values in normalize)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"normalize is {normalize!r}, expected (mean, std) with one number a channel"
@@ -265,14 +288,6 @@ def _mean_std(normalize: MeanStd, channels: int, device: torch.device) -> tuple[
         raise ValueError(
             f"normalize has {len(mean)} means and {len(std)} stds, the images {channels} channels"
         )
-    if not all(math.isfinite(v) for values in normalize for v in values) or 0 in normalize[1]:
+    if not all(map(math.isfinite, mean + std)) or 0 in std:
         raise ValueError(f"normalize is {normalize!r}, expected finite numbers and no std of 0")
-    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-
-
-def _inside(plan: MixPlan) -> Tensor:
-    """Return (B, 1, H, W) bool: which pixels the partner's are pasted over."""
-    top, left, bottom, right = (side.view(-1, 1, 1, 1) for side in plan.clipped_box.unbind(dim=1))
-    row = torch.arange(plan.height, device=plan.box.device).view(1, 1, -1, 1)
-    column = torch.arange(plan.width, device=plan.box.device).view(1, 1, 1, -1)
-    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    return mean, std

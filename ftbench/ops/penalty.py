@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ftbench.ops import backend, reference
 
 
 class QuadraticPenalty:
@@ -36,44 +39,107 @@ class QuadraticPenalty:
         self.parameters = tuple(parameters)
         self.anchors = tuple(anchors)
         self.strength = tuple(strength)
+        self._weights = [s if isinstance(s, Tensor) else None for s in self.strength]
+        self._numbers = [0.0 if isinstance(s, Tensor) else float(s) for s in self.strength]
 
     def value(self) -> Tensor:
-        """Return the penalty as a 0-dim float32 tensor, differentiable in the parameters."""
-        total = self._zero()
-        for index, parameter in enumerate(self.parameters):
-            gap = self._gap(index, parameter)
-            total = total + (self.strength[index] * gap.square()).sum(dtype=torch.float64)
-        return (0.5 * total).float()
+        """Return the penalty as a 0-dim tensor, differentiable in the parameters.
+
+        float32, or float64 where every parameter is float64. The number is that of
+        :meth:`add_gradient_`.
+        """
+        if not self.parameters:
+            return torch.zeros(())
+        total: Tensor = _Value.apply(self, *self.parameters)
+        return total
 
     @torch.no_grad()
     def add_gradient_(self, scale: float = 1.0) -> Tensor:
         """Add ``scale · s_i (θ_i − a_i)`` to each ``.grad``; return the unscaled value.
 
-        The value is a 0-dim float32 tensor on the parameters' device, without a synchronisation.
-        Where ``.grad`` is None it is made; a parameter that does not require a gradient is frozen
-        and gets none, as with a backward pass through :meth:`value`.
+        The value is a 0-dim tensor on the parameters' device, float32 (float64 where every
+        parameter is), without a synchronisation. Where ``.grad`` is None it is made; a parameter
+        that does not require a gradient is frozen and gets none, as with a backward pass through
+        :meth:`value`.
         """
-        total = self._zero()
+        if not self.parameters:
+            return torch.zeros(())
+        trained = [i for i, p in enumerate(self.parameters) if p.requires_grad]
+        gradients = [_gradient_of(self.parameters[i]) for i in trained]
+        compiled = self._operators()
+        if compiled is None:
+            return self._add_in_plain_torch(dict(zip(trained, gradients, strict=True)), scale)
+        value: Tensor = compiled.add_quadratic_gradient_(
+            self.parameters, self.anchors, self._weights, self._numbers, gradients, trained, scale
+        )
+        return value
+
+    def _plain_value(self) -> Tensor:
+        compiled = self._operators()
+        if compiled is None:
+            return self._add_in_plain_torch({}, 1.0)
+        value: Tensor = compiled.quadratic_value(
+            self.parameters, self.anchors, self._weights, self._numbers
+        )
+        return value
+
+    def _operators(self) -> Any:
+        """Return the compiled operators if they serve the parameters; None for plain torch."""
+        first = self.parameters[0].device
+        if any(parameter.device != first for parameter in self.parameters):
+            return None  # a model in parts, on several devices
+        return backend.operators(first)
+
+    def _add_in_plain_torch(self, gradients: dict[int, Tensor], scale: float) -> Tensor:
+        first = self.parameters[0].device
+        total = torch.zeros((), dtype=torch.float64, device=first)
         for index, parameter in enumerate(self.parameters):
-            gap = self._gap(index, parameter)
-            pull = self.strength[index] * gap
-            total += (pull * gap).sum(dtype=torch.float64)
-            if not parameter.requires_grad:
+            pull, part = reference.quadratic_term(
+                parameter, self.anchors[index], self.strength[index]
+            )
+            total += part.to(first)
+            if index in gradients:
+                gradients[index].add_(pull, alpha=scale)
+        return (0.5 * total).to(self._value_dtype())
+
+    def _value_dtype(self) -> torch.dtype:
+        wide = all(parameter.dtype == torch.float64 for parameter in self.parameters)
+        return torch.float64 if wide else torch.float32
+
+
+class _Value(torch.autograd.Function):
+    """The value of a penalty, whose gradient is its pulls."""
+
+    @staticmethod
+    def forward(ctx: Any, penalty: QuadraticPenalty, *parameters: Tensor) -> Tensor:
+        ctx.penalty = penalty
+        ctx.save_for_backward(*parameters)
+        return penalty._plain_value()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # Plain torch, so that it can be differentiated again.
+        penalty: QuadraticPenalty = ctx.penalty
+        found: list[Tensor | None] = [None]
+        for needed, parameter, anchor, strength in zip(
+            ctx.needs_input_grad[1:],
+            ctx.saved_tensors,
+            penalty.anchors,
+            penalty.strength,
+            strict=True,
+        ):
+            if not needed:
+                found.append(None)
                 continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.add_(pull, alpha=scale)
-        return (0.5 * total).float()
+            pull, _ = reference.quadratic_term(parameter, anchor, strength)
+            found.append((gradients[0].to(pull) * pull).to(parameter.dtype))
+        return tuple(found)
 
-    def _gap(self, index: int, parameter: Tensor) -> Tensor:
-        anchor = self.anchors[index]
-        gap = parameter if anchor is None else parameter - anchor
-        # float32 at least: squares of small float16 numbers vanish, of large ones overflow.
-        return gap.to(torch.promote_types(gap.dtype, torch.float32))
 
-    def _zero(self) -> Tensor:
-        device = self.parameters[0].device if self.parameters else None
-        return torch.zeros((), dtype=torch.float64, device=device)
+def _gradient_of(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _check_strength(name: str, value: float | Tensor, parameter: Tensor) -> None:

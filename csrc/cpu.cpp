@@ -1,0 +1,67 @@
+#include "cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace ftbench {
+
+extern const Kernels kernels_baseline;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_bf16;
+#endif
+
+namespace {
+
+// Lowest first.
+std::vector<const Kernels*> supported() {
+  std::vector<const Kernels*> found{&kernels_baseline};
+#if defined(__x86_64__)
+  const auto has_all = [](auto... present) { return (present && ...); };
+  if (!has_all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"))) return found;
+  found.push_back(&kernels_avx2);
+  if (!has_all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"),
+               __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl"))) {
+    return found;
+  }
+  found.push_back(&kernels_avx512);
+  if (__builtin_cpu_supports("avx512bf16")) found.push_back(&kernels_avx512_bf16);
+#endif
+  return found;
+}
+
+const Kernels* find(const std::string& name) {
+  std::string known;
+  for (const Kernels* each : supported()) {
+    if (each->name == name) return each;
+    known += (known.empty() ? "" : ", ") + std::string(each->name);
+  }
+  throw std::invalid_argument("instruction set '" + name + "' is not one of this processor's: " +
+                              known);
+}
+
+const Kernels* first_choice() {
+  const char* named = std::getenv("FTBENCH_ISA");
+  return named && *named ? find(named) : supported().back();
+}
+
+std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> chosen{first_choice()};
+  return chosen;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+
+void use_instruction_set(const std::string& name) { current().store(find(name)); }
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* each : supported()) names.emplace_back(each->name);
+  return names;
+}
+
+}  // namespace ftbench

@@ -1,0 +1,27 @@
+// The CPU's kernels: one table for each instruction set, and the one that is in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "mix/tiles.h"
+#include "penalty/penalty.h"
+
+namespace ftbench {
+
+struct Kernels {
+  const char* name;
+  // Mixes tiles [begin, end) of a batch; `scratch` has tiles.scratch floats.
+  void (*mix_tiles)(const Mix&, const Tiles&, const Step*, float* scratch, int64_t begin,
+                    int64_t end);
+  // Adds scale · s (θ − a) to elements [begin, end) of the gradient, where there is one; returns
+  // their Σ s (θ − a)².
+  double (*penalty_block)(const Term&, int64_t begin, int64_t end, double scale);
+};
+
+// The best that this processor has, or what FTBENCH_ISA or use_instruction_set() names.
+const Kernels& kernels();
+void use_instruction_set(const std::string& name);
+std::vector<std::string> instruction_sets();
+
+}  // namespace ftbench

@@ -1,0 +1,91 @@
+// The operators for CUDA: what the dispatcher calls, on the current stream of the tensors' device.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "cuda.h"
+#include "mix/call.h"
+#include "penalty/call.h"
+
+namespace ftbench {
+namespace {
+
+using at::Tensor;
+using Numbers = at::ArrayRef<double>;
+
+void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+              Numbers mean, Numbers std, Tensor& out) {
+  const c10::cuda::CUDAGuard guard(images.device());
+  MixCall call(images, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  if (call.mix.in_place() && call.mix.batch > kMostStepsInShared) {
+    // The order of so many images does not fit where the threads share it.
+    call.source = call.source.clone();
+    call.mix.images = call.source.const_data_ptr();
+  }
+  const Normalization norm = normalization_of(call.mix);
+  C10_CUDA_CHECK(launch_mix(call.mix, norm, c10::cuda::getCurrentCUDAStream()));
+  call.finish(out);
+}
+
+void mix_(Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+          Numbers mean, Numbers std) {
+  mix_into(images, partner, weight, box, mean, std, images);
+}
+
+Tensor mix(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+           Numbers mean, Numbers std, at::ScalarType dtype) {
+  const std::vector<int64_t> shape = mixed_shape(images);
+  const auto format = images.scalar_type() == at::kByte ? at::MemoryFormat::Contiguous
+                                                        : images.suggest_memory_format();
+  Tensor out = at::empty(shape, images.options().dtype(dtype).memory_format(format));
+  mix_into(images, partner, weight, box, mean, std, out);
+  return out;
+}
+
+Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
+                               const OptionalTensors& weights, Numbers strength,
+                               at::TensorList gradients, at::IntArrayRef trained, double scale) {
+  const c10::cuda::OptionalCUDAGuard guard(at::device_of(parameters));
+  const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  const int64_t groups = call.blocks() * kGroupsPerBlock;
+  Tensor value = call.make_value(parameters);
+  const Tensor partials = at::empty({groups}, value.options().dtype(at::kDouble));
+  double* next = partials.mutable_data_ptr<double>();
+  const int64_t count = static_cast<int64_t>(call.terms.size());
+  for (int64_t first = 0; first < count; first += kTermsPerLaunch) {
+    TermTable table;
+    table.count = std::min<int64_t>(kTermsPerLaunch, count - first);
+    for (int64_t i = 0; i < table.count; ++i) table.terms[i] = call.terms[first + i];
+    for (int64_t i = 0; i <= table.count; ++i) {
+      table.starts[i] = call.starts[first + i] - call.starts[first];
+    }
+    C10_CUDA_CHECK(launch_penalty(table, scale, next, stream));
+    next += table.starts[table.count] * kGroupsPerBlock;
+  }
+  C10_CUDA_CHECK(launch_total(partials.const_data_ptr<double>(), groups, value.mutable_data_ptr(),
+                              call.in_double, stream));
+  call.finish();
+  return value;
+}
+
+Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors,
+                       const OptionalTensors& weights, Numbers strength) {
+  return add_quadratic_gradient_(parameters, anchors, weights, strength, {}, {}, 0.0);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ftbench, CUDA, m) {
+  m.impl("mix", mix);
+  m.impl("mix_", mix_);
+  m.impl("mix_into", mix_into);
+  m.impl("quadratic_value", quadratic_value);
+  m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
+}
+
+}  // namespace ftbench

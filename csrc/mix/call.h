@@ -1,0 +1,45 @@
+// A call to mix with tensors: checked, and as the kernels want it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "mix.h"
+#include "program.h"
+
+namespace ftbench {
+
+// (B, C, H, W) for images of that shape, or for bytes of shape (B, H, W, C).
+std::vector<int64_t> mixed_shape(const at::Tensor& images);
+
+// Raises TypeError, ValueError or IndexError, naming the argument, its value and what was expected.
+// `mix` points into the call and its tensors, which outlive the kernels that it is given to.
+struct MixCall {
+  Mix mix{};
+  bool empty = false;         // nothing to mix
+  at::Tensor source, target;  // dense, and apart unless they are the same
+  std::vector<float> scale, shift;
+
+  MixCall(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
+          const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
+          const at::Tensor& out);
+  MixCall(const MixCall&) = delete;
+  // Copies to `out` what could not be written there at once.
+  void finish(const at::Tensor& out) const;
+
+ private:
+  void normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std);
+  void bind(const at::Tensor& images, const at::Tensor& out);
+};
+
+Normalization normalization_of(const Mix& mix);
+void mix_on_cpu(const Mix& mix);
+// What the GPU would do, done by the CPU: for tests.
+void mix_as_gpu(const Mix& mix);
+
+// Results larger than this are written past the caches.
+int64_t last_cache_bytes();
+void set_last_cache_bytes(int64_t bytes);
+
+}  // namespace ftbench

@@ -1,0 +1,261 @@
+// Mixing: from tensors to what the kernels need, and the CPU's threads.
+#include "call.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "../cpu.h"
+
+namespace ftbench {
+namespace {
+
+Element element_of(const char* name, at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return Element::kFloat;
+    case at::kHalf:
+      return Element::kHalf;
+    case at::kBFloat16:
+      return Element::kBFloat16;
+    case at::kByte:
+      return Element::kByte;
+    default:
+      TORCH_CHECK_TYPE(false, name, " has dtype ", type,
+                       ", expected float32, float16, bfloat16 or uint8");
+  }
+}
+
+void check_field(const char* name, const at::Tensor& field, at::ScalarType type,
+                 at::IntArrayRef shape, const at::Tensor& images) {
+  TORCH_CHECK_TYPE(field.scalar_type() == type, "plan.", name, " has dtype ",
+                   field.scalar_type(), ", expected ", type);
+  TORCH_CHECK_VALUE(field.sizes() == shape, "plan.", name, " has shape ", field.sizes(),
+                    ", expected ", shape);
+  TORCH_CHECK_VALUE(field.device() == images.device(), "the plan's ", name, " is on ",
+                    field.device(), ", images on ", images.device());
+  TORCH_CHECK_VALUE(field.is_contiguous(), "plan.", name, " is not contiguous");
+}
+
+// Partners index memory. On a GPU they were checked when the plan was made.
+void check_partners(const at::Tensor& partner) {
+  if (!partner.is_cpu()) return;
+  const int64_t batch = partner.numel();
+  const int64_t* values = partner.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < batch; ++i) {
+    TORCH_CHECK_INDEX(values[i] >= 0 && values[i] < batch, "plan.partner holds ", values[i],
+                      ", expected 0 to ", batch - 1);
+  }
+}
+
+bool channels_innermost(const at::Tensor& tensor) {
+  return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+bool plain(const at::Tensor& tensor) {
+  return tensor.is_contiguous() || tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+// The addresses that a tensor's elements lie in.
+std::pair<const char*, const char*> extent(const at::Tensor& tensor) {
+  int64_t last = 0;
+  for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
+  const char* start = static_cast<const char*>(tensor.const_data_ptr());
+  return {start, start + (last + 1) * tensor.element_size()};
+}
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  const auto [a_start, a_end] = extent(a);
+  const auto [b_start, b_end] = extent(b);
+  return a_start < b_end && b_start < a_end;
+}
+
+struct Batch {
+  at::Tensor images;  // dense
+  at::Tensor out;     // dense
+  bool in_place;
+};
+
+// Dense tensors that do not overlap unless they are the same.
+Batch settle(const at::Tensor& images, const at::Tensor& out) {
+  Batch batch{images, out, false};
+  const bool bytes = images.scalar_type() == at::kByte;
+  if (bytes) {
+    batch.images = images.contiguous();
+  } else if (!plain(images)) {
+    batch.images = images.contiguous();
+  }
+  if (!plain(out)) batch.out = at::empty_like(out, at::MemoryFormat::Contiguous);
+  batch.in_place = !bytes && batch.images.const_data_ptr() == batch.out.const_data_ptr() &&
+                   batch.images.scalar_type() == batch.out.scalar_type() &&
+                   batch.images.strides() == batch.out.strides();
+  if (!batch.in_place && overlap(batch.images, batch.out)) batch.images = batch.images.clone();
+  return batch;
+}
+
+}  // namespace
+
+std::vector<int64_t> mixed_shape(const at::Tensor& images) {
+  TORCH_CHECK_VALUE(images.dim() == 4, "images have shape ", images.sizes(), ", expected ",
+                    images.scalar_type() == at::kByte ? "(B, H, W, C)" : "(B, C, H, W)");
+  const auto size = images.sizes();
+  if (images.scalar_type() == at::kByte) return {size[0], size[3], size[1], size[2]};
+  return size.vec();
+}
+
+MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
+                 const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
+                 const at::Tensor& out) {
+  const std::vector<int64_t> shape = mixed_shape(images);
+  mix.from = element_of("images", images.scalar_type());
+  mix.to = element_of("out", out.scalar_type());
+  TORCH_CHECK_TYPE(mix.to != Element::kByte, "out has dtype uint8, expected a floating-point one");
+  TORCH_CHECK_VALUE(out.sizes() == at::IntArrayRef(shape) && out.device() == images.device(),
+                    "out is ", out.sizes(), " on ", out.device(), ", expected ",
+                    at::IntArrayRef(shape), " on ", images.device());
+  at::assert_no_internal_overlap(out);
+  const int64_t batch = shape[0];
+  check_field("partner", partner, at::kLong, {batch}, images);
+  check_field("weight", weight, at::kFloat, {batch}, images);
+  check_field("box", box, at::kInt, {batch, 4}, images);
+  check_partners(partner);
+  TORCH_CHECK_VALUE(batch <= std::numeric_limits<int32_t>::max(), "the batch has ", batch,
+                    " images, expected fewer than 2^31");
+  mix.batch = batch;
+  mix.channels = shape[1];
+  mix.height = shape[2];
+  mix.width = shape[3];
+  mix.partner = partner.const_data_ptr<int64_t>();
+  mix.weight = weight.const_data_ptr<float>();
+  mix.box = box.const_data_ptr<int32_t>();
+  normalize(mean, std);
+  empty = out.numel() == 0;
+  if (!empty) bind(images, out);
+}
+
+void MixCall::normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std) {
+  TORCH_CHECK_VALUE(mean.size() == std.size(), "normalize has ", mean.size(), " means and ",
+                    std.size(), " stds");
+  if (mean.empty()) return;
+  TORCH_CHECK_VALUE(static_cast<int64_t>(mean.size()) == mix.channels, "normalize has ",
+                    mean.size(), " means, the images ", mix.channels, " channels");
+  const double full = mix.from == Element::kByte ? 255.0 : 1.0;
+  for (size_t c = 0; c < mean.size(); ++c) {
+    scale.push_back(static_cast<float>(1.0 / (full * std[c])));
+    shift.push_back(static_cast<float>(-mean[c] / std[c]));
+  }
+  mix.scale = scale.data();
+  mix.shift = shift.data();
+}
+
+void MixCall::bind(const at::Tensor& images, const at::Tensor& out) {
+  Batch batch = settle(images, out);
+  source = batch.images;
+  target = batch.out;
+  mix.images = source.const_data_ptr();
+  mix.out = target.mutable_data_ptr();
+  mix.images_last = mix.from == Element::kByte || channels_innermost(source);
+  mix.out_last = channels_innermost(target);
+  // With one channel or one pixel both orders are the same.
+  if (mix.channels == 1 || mix.pixels() == 1) mix.images_last = mix.out_last = false;
+}
+
+void MixCall::finish(const at::Tensor& out) const {
+  if (!empty && !target.is_same(out)) out.copy_(target);
+}
+
+namespace {
+
+std::atomic<int64_t> cache_bytes{-1};
+constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
+
+// The GPU's programs on the CPU, thread after thread.
+struct OneByOne {
+  const Mix& mix;
+  const Normalization& norm;
+
+  template <class In, class Out, int kSize>
+  bool groups() const {
+    const int64_t blocks = blocks_for(mix, packs_of<kSize>(mix));
+    for (int64_t i = 0; i < blocks * kThreads; ++i) {
+      mix_group<In, Out, kSize>(mix, norm, i / kThreads, static_cast<int>(i % kThreads));
+    }
+    return true;
+  }
+  template <class Out, int kSize>
+  bool triples() const {
+    const int64_t blocks = blocks_for(mix, mix.pixels() / kSize);
+    for (int64_t i = 0; i < blocks * kThreads; ++i) {
+      mix_triples<Out, kSize>(mix, norm, i / kThreads, static_cast<int>(i % kThreads));
+    }
+    return true;
+  }
+  template <class T, int kSize>
+  bool in_place() const {
+    std::vector<int32_t> waiting(mix.batch);
+    std::vector<Step> steps(mix.batch);
+    order_steps(mix.partner, mix.batch, waiting.data(), steps.data());
+    for (int64_t i = 0; i < packs_of<kSize>(mix); ++i) {
+      mix_in_place<T, kSize>(mix, norm, steps.data(), i);
+    }
+    return true;
+  }
+};
+
+}  // namespace
+
+int64_t last_cache_bytes() {
+  int64_t bytes = cache_bytes.load(std::memory_order_relaxed);
+  if (bytes < 0) {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    // Unknown: never past the caches.
+    if (bytes <= 0) bytes = std::numeric_limits<int64_t>::max();
+    cache_bytes.store(bytes);
+  }
+  return bytes;
+}
+
+void set_last_cache_bytes(int64_t bytes) { cache_bytes.store(bytes); }
+
+Normalization normalization_of(const Mix& mix) {
+  Normalization norm{};
+  if (!mix.scale) return norm;
+  TORCH_CHECK_VALUE(mix.channels <= kMostChannels, "the images have ", mix.channels,
+                    " channels, expected at most ", kMostChannels, " to normalise on a GPU");
+  std::copy_n(mix.scale, mix.channels, norm.scale);
+  std::copy_n(mix.shift, mix.channels, norm.shift);
+  return norm;
+}
+
+void mix_on_cpu(const Mix& mix) {
+  const int64_t values = mix.batch * mix.channels * mix.pixels();
+  const int64_t threads =
+      values < kWorthThreads || at::in_parallel_region() ? 1 : at::get_num_threads();
+  Tiles tiles = cut(mix, threads);
+  // A result that fits in the caches is wanted there by whoever reads it next.
+  tiles.past_caches = !mix.in_place() && values * bytes_of(mix.to) > last_cache_bytes();
+  std::vector<int32_t> waiting(mix.batch);
+  std::vector<Step> steps(mix.batch);
+  order_steps(mix.partner, mix.batch, waiting.data(), steps.data());
+  const auto run = [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> scratch(new float[tiles.scratch]);
+    kernels().mix_tiles(mix, tiles, steps.data(), scratch.get(), begin, end);
+  };
+  if (threads == 1) return run(0, tiles.count);
+  at::parallel_for(0, tiles.count, 1, run);
+}
+
+void mix_as_gpu(const Mix& mix) {
+  const Normalization norm = normalization_of(mix);
+  dispatch(mix, OneByOne{mix, norm});
+}
+
+}  // namespace ftbench

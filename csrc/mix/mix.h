@@ -1,0 +1,109 @@
+// The arithmetic of mixing that the CPU and the GPU share: boxes, weights, indices, order.
+#pragma once
+
+#include "../portable.h"
+
+namespace ftbench {
+
+enum class Element : int8_t { kFloat, kHalf, kBFloat16, kByte };
+
+// [top, left, bottom, right), as a plan stores them.
+struct Box {
+  int32_t top, left, bottom, right;
+
+  FTBENCH_SHARED bool empty() const { return top >= bottom || left >= right; }
+  FTBENCH_SHARED bool holds(int64_t row, int64_t column) const {
+    return row >= top && row < bottom && column >= left && column < right;
+  }
+};
+
+FTBENCH_SHARED int32_t clamp_index(int32_t value, int64_t limit) {
+  return value < 0 ? 0 : value > limit ? static_cast<int32_t>(limit) : value;
+}
+
+// The part of a box that lies in the image; one that lies outside becomes empty.
+FTBENCH_SHARED Box clip(const int32_t* box, int64_t height, int64_t width) {
+  const Box clipped{clamp_index(box[0], height), clamp_index(box[1], width),
+                    clamp_index(box[2], height), clamp_index(box[3], width)};
+  return clipped.empty() ? Box{0, 0, 0, 0} : clipped;
+}
+
+// What one sample takes from itself and from its partner in one channel, outside the box:
+// own · x + other · y + shift, and inside it: scale · y + shift.
+struct Share {
+  float own, other, scale, shift;
+};
+
+// Not normalised: scale 1, shift 0, and the result is own · x + other · y, each product rounded.
+FTBENCH_SHARED Share share(float weight, float scale, float shift) {
+  return {weight * scale, (1.0f - weight) * scale, scale, shift};
+}
+
+// A call's sizes and addresses. Tensors are dense; `*_last` says that channels are innermost,
+// (B, H, W, C) in memory, where they are otherwise (B, C, H, W). `scale` and `shift`, one number a
+// channel, are null where nothing is normalised. `out` is `images` or does not overlap it.
+struct Mix {
+  const void* images;
+  void* out;
+  Element from, to;
+  bool images_last, out_last;
+  int64_t batch, channels, height, width;
+  const int64_t* partner;
+  const float* weight;
+  const int32_t* box;
+  const float* scale;
+  const float* shift;
+
+  FTBENCH_SHARED int64_t pixels() const { return height * width; }
+  FTBENCH_SHARED bool in_place() const { return images == out; }
+};
+
+// Where a channel of a pixel lies, in elements from the start of a batch. 64 bits: a batch may
+// hold more than 2^31 elements.
+FTBENCH_SHARED int64_t offset(bool last, int64_t channels, int64_t pixels, int64_t image,
+                              int64_t channel, int64_t pixel) {
+  const int64_t within = last ? pixel * channels + channel : channel * pixels + pixel;
+  return image * channels * pixels + within;
+}
+
+// The order in which a batch may be overwritten in place, and in which every image is read once:
+// each image is followed by its partner where that is possible.
+struct Step {
+  int32_t image;
+  bool keep;         // the first of a cycle: its last image needs it after it is overwritten
+  bool from_kept;    // the last of a cycle: its partner is the one that was kept
+};
+
+// Fills steps[batch]; `waiting` is scratch for `batch` numbers. Partners must lie in the batch.
+// An image is overwritten only after those that it is partner of, so chains that lead into a cycle
+// go first, from their ends; what is left are cycles.
+FTBENCH_SHARED void order_steps(const int64_t* partner, int64_t batch, int32_t* waiting,
+                                Step* steps) {
+  for (int64_t i = 0; i < batch; ++i) waiting[i] = 0;
+  for (int64_t i = 0; i < batch; ++i) {
+    if (partner[i] != i) ++waiting[partner[i]];
+  }
+  int64_t count = 0;
+  constexpr int32_t kDone = -1;
+  for (int64_t i = 0; i < batch; ++i) {
+    int64_t image = i;
+    while (waiting[image] == 0) {
+      waiting[image] = kDone;
+      steps[count++] = {static_cast<int32_t>(image), false, false};
+      if (partner[image] == image) break;
+      image = partner[image];
+      --waiting[image];
+    }
+  }
+  for (int64_t i = 0; i < batch; ++i) {
+    if (waiting[i] == kDone) continue;
+    int64_t image = i;
+    do {
+      waiting[image] = kDone;
+      steps[count++] = {static_cast<int32_t>(image), image == i, partner[image] == i};
+      image = partner[image];
+    } while (image != i);
+  }
+}
+
+}  // namespace ftbench

@@ -1,0 +1,67 @@
+// How the CPU cuts images: a tile of one image and the same tile of its partner stay in the caches,
+// and the partner comes next, so that each value is fetched from memory once.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+
+#include "mix.h"
+
+namespace ftbench {
+
+struct Tile {
+  int64_t channel, pixel, pixels;
+};
+
+struct Tiles {
+  bool planes;        // a tile is of one channel, otherwise of all
+  int64_t pixels;     // in a tile; the last of an image may have fewer
+  int64_t per_plane;
+  int64_t count;
+  bool past_caches;   // whether the result is too large to stay in them
+  int64_t period;     // after so many vectors of sixteen the channels come round again
+  int64_t turned;     // pixels whose order is changed at a time
+  int64_t patterns;   // floats of scratch for the shares
+  int64_t scratch;    // and in all
+
+  Tile operator[](int64_t index) const {
+    return {index / per_plane, index % per_plane * pixels, pixels};
+  }
+};
+
+// Floats are read twice from the first-level cache; bytes, which need more computing, from the
+// second-level one, in longer pieces, which are fetched faster.
+constexpr int64_t kFloatTileBytes = 16 << 10;
+constexpr int64_t kNarrowTileBytes = 64 << 10;
+constexpr int64_t kTilesPerThread = 4;
+constexpr int64_t kLeastPixels = 256;  // fewer are not worth a tile
+
+inline int64_t bytes_of(Element element) {
+  return element == Element::kFloat ? 4 : element == Element::kByte ? 1 : 2;
+}
+
+inline Tiles cut(const Mix& mix, int64_t threads) {
+  Tiles tiles{};
+  tiles.planes = !mix.images_last && !mix.out_last;
+  const int64_t planes = tiles.planes ? mix.channels : 1;
+  const int64_t depth = tiles.planes ? 1 : std::max<int64_t>(mix.channels, 1);
+  const int64_t wanted = threads == 1 ? 1 : threads * kTilesPerThread;
+  const int64_t share = mix.pixels() * planes / wanted;
+  const int64_t most = (mix.from == Element::kFloat ? kFloatTileBytes : kNarrowTileBytes) / bytes_of(mix.from);
+  tiles.pixels = std::min(most / depth, std::max(kLeastPixels / depth, share));
+  // Whole vectors, so that a tile does not end within one.
+  tiles.pixels = std::max<int64_t>(tiles.pixels / 64 * 64, std::min<int64_t>(tiles.pixels, 64));
+  tiles.pixels = std::max<int64_t>(tiles.pixels, 1);
+  tiles.per_plane = (mix.pixels() + tiles.pixels - 1) / tiles.pixels;
+  tiles.count = mix.batch == 0 ? 0 : planes * tiles.per_plane;
+  const int64_t patterns = mix.out_last ? 1 : depth;
+  tiles.period = mix.out_last ? mix.channels / std::gcd(mix.channels, int64_t{16}) : 1;
+  tiles.patterns = 4 * 16 * tiles.period * patterns;
+  tiles.turned = std::max<int64_t>(1, 1024 / depth);
+  const int64_t kept = mix.in_place() ? tiles.pixels * depth : 0;
+  const int64_t turned = mix.images_last == mix.out_last ? 0 : 2 * tiles.turned * depth;
+  tiles.scratch = tiles.patterns + std::max(kept, turned);
+  return tiles;
+}
+
+}  // namespace ftbench

@@ -1,0 +1,172 @@
+// The operators: schemas, and what the dispatcher calls for the CPU and for shapes alone. A CUDA
+// build adds cuda.cpp.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/library.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+#include "mix/call.h"
+#include "penalty/call.h"
+
+namespace ftbench {
+namespace {
+
+using at::Tensor;
+using Numbers = at::ArrayRef<double>;
+
+// Images keep the order of their channels; bytes become (B, C, H, W) in memory as well.
+Tensor empty_mixed(const Tensor& images, at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(images.dim() == 4, "images have ", images.dim(), " dimensions, expected 4");
+  const bool bytes = images.scalar_type() == at::kByte;
+  auto shape = images.sym_sizes().vec();
+  if (bytes) shape = {shape[0], shape[3], shape[1], shape[2]};
+  const auto format =
+      bytes ? at::MemoryFormat::Contiguous : images.suggest_memory_format();
+  return at::empty_symint(shape, images.options().dtype(dtype).memory_format(format));
+}
+
+void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+              Numbers mean, Numbers std, Tensor& out) {
+  const MixCall call(images, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  mix_on_cpu(call.mix);
+  call.finish(out);
+}
+
+void mix_(Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+          Numbers mean, Numbers std) {
+  mix_into(images, partner, weight, box, mean, std, images);
+}
+
+Tensor mix(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
+           Numbers mean, Numbers std, at::ScalarType dtype) {
+  Tensor out = empty_mixed(images, dtype);
+  mix_into(images, partner, weight, box, mean, std, out);
+  return out;
+}
+
+Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
+                               const OptionalTensors& weights, Numbers strength,
+                               at::TensorList gradients, at::IntArrayRef trained, double scale) {
+  const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
+  Tensor value = call.make_value(parameters);
+  value.fill_(penalty_on_cpu(call, scale));
+  call.finish();
+  return value;
+}
+
+Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors,
+                       const OptionalTensors& weights, Numbers strength) {
+  const PenaltyCall call(parameters, anchors, weights, strength, {}, {});
+  Tensor value = call.make_value(parameters);
+  return value.fill_(penalty_on_cpu(call, 0.0));
+}
+
+// Shapes alone.
+Tensor mix_meta(const Tensor& images, const Tensor&, const Tensor&, const Tensor&, Numbers,
+                Numbers, at::ScalarType dtype) {
+  return empty_mixed(images, dtype);
+}
+void mix_into_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Numbers, Numbers,
+                   Tensor&) {}
+void mix_in_place_meta(Tensor&, const Tensor&, const Tensor&, const Tensor&, Numbers, Numbers) {}
+
+Tensor value_meta(at::TensorList parameters) {
+  bool in_double = !parameters.empty();
+  at::TensorOptions options;
+  for (const Tensor& each : parameters) in_double = in_double && each.scalar_type() == at::kDouble;
+  if (!parameters.empty()) options = options.device(parameters[0].device());
+  return at::empty({}, options.dtype(in_double ? at::kDouble : at::kFloat));
+}
+Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTensors&,
+                                   const OptionalTensors&, Numbers, at::TensorList,
+                                   at::IntArrayRef, double) {
+  return value_meta(parameters);
+}
+Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors&,
+                            const OptionalTensors&, Numbers) {
+  return value_meta(parameters);
+}
+
+// For tests: what the GPU's threads would do, done by the CPU.
+void mix_as_gpu_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
+                     const Tensor& box, Numbers mean, Numbers std, Tensor& out) {
+  const MixCall call(images, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  mix_as_gpu(call.mix);
+  call.finish(out);
+}
+
+double add_quadratic_gradient_as_gpu_(at::TensorList parameters, const OptionalTensors& anchors,
+                                      const OptionalTensors& weights, Numbers strength,
+                                      at::TensorList gradients, at::IntArrayRef trained,
+                                      double scale) {
+  const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
+  const double value = penalty_as_gpu(call, scale);
+  call.finish();
+  return value;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(ftbench, m) {
+  const auto define = [&m](const std::string& schema) {
+    m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
+  };
+  const std::string plan = "Tensor partner, Tensor weight, Tensor box, float[] mean, float[] std";
+  const std::string terms =
+      "Tensor[] parameters, Tensor?[] anchors, Tensor?[] weights, float[] strength";
+  const std::string trained = "Tensor(a!)[] gradients, int[] trained, float scale";
+  define("mix(Tensor images, " + plan + ", ScalarType dtype) -> Tensor");
+  define("mix_(Tensor(a!) images, " + plan + ") -> ()");
+  define("mix_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
+  define("quadratic_value(" + terms + ") -> Tensor");
+  define("add_quadratic_gradient_(" + terms + ", " + trained + ") -> Tensor");
+  define("mix_as_gpu_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
+  define("add_quadratic_gradient_as_gpu_(" + terms + ", " + trained + ") -> float");
+}
+
+TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
+  m.impl("mix", mix);
+  m.impl("mix_", mix_);
+  m.impl("mix_into", mix_into);
+  m.impl("quadratic_value", quadratic_value);
+  m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
+  m.impl("mix_as_gpu_into", mix_as_gpu_into);
+  m.impl("add_quadratic_gradient_as_gpu_", add_quadratic_gradient_as_gpu_);
+}
+
+TORCH_LIBRARY_IMPL(ftbench, Meta, m) {
+  m.impl("mix", mix_meta);
+  m.impl("mix_", mix_in_place_meta);
+  m.impl("mix_into", mix_into_meta);
+  m.impl("quadratic_value", quadratic_value_meta);
+  m.impl("add_quadratic_gradient_", add_quadratic_gradient_meta);
+}
+
+}  // namespace ftbench
+
+// What this was built from and for; ftbench/ops/build.py reads it in the file before loading it.
+#define FTBENCH_TEXT(token) #token
+#define FTBENCH_TEXT_OF(macro) FTBENCH_TEXT(macro)
+extern "C" __attribute__((used)) const char ftbench_stamp[] =
+    "ftbench-stamp:" FTBENCH_TEXT_OF(FTBENCH_STAMP) ":";
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "ftbench's compiled operators, registered as torch.ops.ftbench.";
+  m.attr("stamp") = FTBENCH_TEXT_OF(FTBENCH_STAMP);
+  m.def("instruction_set", [] { return ftbench::kernels().name; },
+        "The instruction set of the kernels in use.");
+  m.def("instruction_sets", &ftbench::instruction_sets,
+        "What this processor has kernels for, lowest first.");
+  m.def("use_instruction_set", &ftbench::use_instruction_set,
+        "Choose the kernels; ValueError where the processor lacks the set.");
+  m.def("last_cache_bytes", &ftbench::last_cache_bytes,
+        "Larger results are written past the caches.");
+  m.def("set_last_cache_bytes", &ftbench::set_last_cache_bytes);
+}

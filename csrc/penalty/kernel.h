@@ -1,0 +1,154 @@
+// One block of a quadratic penalty, for one instruction set. Included by compile.h inside that
+// set's namespace.
+
+inline Vector load_number(const void* p, Number type, int64_t i, int64_t count) {
+  switch (type) {
+    case Number::kHalf:
+      return load_part(static_cast<const c10::Half*>(p) + i, count);
+    case Number::kBFloat16:
+      return load_part(static_cast<const c10::BFloat16*>(p) + i, count);
+    default:
+      return load_part(static_cast<const float*>(p) + i, count);
+  }
+}
+
+inline void add_number(void* p, Number type, int64_t i, int64_t count, Vector a) {
+  const Vector sum = load_number(p, type, i, count) + a;
+  switch (type) {
+    case Number::kHalf:
+      return store_part(static_cast<c10::Half*>(p) + i, sum, count);
+    case Number::kBFloat16:
+      return store_part(static_cast<c10::BFloat16*>(p) + i, sum, count);
+    default:
+      return store_part(static_cast<float*>(p) + i, sum, count);
+  }
+}
+
+// The running sums' total, always in one order.
+inline double total(const Sum& sum) {
+  double lanes[kLanes];
+  sum.read(lanes);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// Half a page ahead in each of the three or four arrays, which the processor's own prefetching
+// does not keep up with.
+constexpr int64_t kPenaltyAhead = 512;
+
+// All in float32, the common case.
+template <bool kAnchor, bool kWeights, bool kGradient>
+struct FloatBlock {
+  const float* parameter;
+  const float* anchor;
+  const float* weights;
+  float* gradient;
+  Vector strength, factor;
+  Sum sum;
+
+  // `Get` and `Set` read and write sixteen lanes or some of them; others are zero and add nothing.
+  template <class Get, class Set>
+  FTBENCH_INLINE void add(int64_t i, const Get& get, const Set& set) {
+    Vector gap = get(parameter + i);
+    if constexpr (kAnchor) gap = gap - get(anchor + i);
+    Vector pull = strength * gap;
+    if constexpr (kWeights) pull = get(weights + i) * gap;
+    sum.add(pull * gap);
+    if constexpr (kGradient) set(gradient + i, get(gradient + i) + factor * pull);
+  }
+  FTBENCH_INLINE void prefetch_all(int64_t i) const {
+    prefetch(parameter + i);
+    if constexpr (kAnchor) prefetch(anchor + i);
+    if constexpr (kWeights) prefetch(weights + i);
+    if constexpr (kGradient) prefetch_to_write(gradient + i);
+  }
+  double run(int64_t begin, int64_t end) {
+    sum.clear();
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      prefetch_all(i + kPenaltyAhead);
+      add(i, [](const float* p) __attribute__((always_inline)) { return load(p); },
+          [](float* p, Vector a) __attribute__((always_inline)) { store(p, a); });
+    }
+    if (const int64_t count = end - i; count > 0) {
+      add(i, [=](const float* p) __attribute__((always_inline)) { return load_part(p, count); },
+          [=](float* p, Vector a) __attribute__((always_inline)) { store_part(p, a, count); });
+    }
+    return total(sum);
+  }
+};
+
+template <bool kAnchor, bool kWeights, bool kGradient>
+double float_block(const Term& term, int64_t begin, int64_t end, float scale) {
+  FloatBlock<kAnchor, kWeights, kGradient> block;
+  block.parameter = static_cast<const float*>(term.parameter);
+  block.anchor = static_cast<const float*>(term.anchor);
+  block.weights = static_cast<const float*>(term.weights);
+  block.gradient = static_cast<float*>(term.gradient);
+  block.strength = fill(static_cast<float>(term.strength));
+  block.factor = fill(scale);
+  return block.run(begin, end);
+}
+
+// Any mixture of precisions up to float32, computed in float32.
+inline double mixed_block(const Term& term, int64_t begin, int64_t end, float scale) {
+  const Vector factor = fill(scale);
+  Sum sum;
+  sum.clear();
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int64_t count = end - i < kLanes ? end - i : kLanes;
+    Vector gap = load_number(term.parameter, term.parameter_type, i, count);
+    if (term.anchor) gap = gap - load_number(term.anchor, term.anchor_type, i, count);
+    const Vector weights = term.weights
+                               ? load_number(term.weights, term.weights_type, i, count)
+                               : fill(static_cast<float>(term.strength));
+    const Vector pull = weights * gap;
+    sum.add(pull * gap);
+    if (term.gradient) {
+      add_number(term.gradient, term.gradient_type, i, count, factor * pull);
+    }
+  }
+  return total(sum);
+}
+
+// float64 throughout.
+inline double double_block(const Term& term, int64_t begin, int64_t end, double scale) {
+  const double* parameter = static_cast<const double*>(term.parameter);
+  const double* anchor = static_cast<const double*>(term.anchor);
+  const double* weights = static_cast<const double*>(term.weights);
+  double* gradient = static_cast<double*>(term.gradient);
+  double sum = 0.0;
+  for (int64_t i = begin; i < end; ++i) {
+    const double gap = anchor ? parameter[i] - anchor[i] : parameter[i];
+    const double pull = (weights ? weights[i] : term.strength) * gap;
+    sum += pull * gap;
+    if (gradient) gradient[i] += scale * pull;
+  }
+  return sum;
+}
+
+template <bool kAnchor, bool kWeights>
+inline double float_block_with(const Term& term, int64_t begin, int64_t end, float scale) {
+  return term.gradient ? float_block<kAnchor, kWeights, true>(term, begin, end, scale)
+                       : float_block<kAnchor, kWeights, false>(term, begin, end, scale);
+}
+
+inline bool all_are(const Term& term, Number type) {
+  return term.parameter_type == type && (!term.anchor || term.anchor_type == type) &&
+         (!term.weights || term.weights_type == type) &&
+         (!term.gradient || term.gradient_type == type);
+}
+
+double penalty_block(const Term& term, int64_t begin, int64_t end, double scale) {
+  if (all_are(term, Number::kDouble)) return double_block(term, begin, end, scale);
+  const float factor = static_cast<float>(scale);
+  if (!all_are(term, Number::kFloat)) return mixed_block(term, begin, end, factor);
+  if (term.anchor) {
+    return term.weights ? float_block_with<true, true>(term, begin, end, factor)
+                        : float_block_with<true, false>(term, begin, end, factor);
+  }
+  return term.weights ? float_block_with<false, true>(term, begin, end, factor)
+                      : float_block_with<false, false>(term, begin, end, factor);
+}

@@ -1,0 +1,160 @@
+// Quadratic penalties: from tensors to what the kernels need, and the CPU's threads.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "../cpu.h"
+#include "call.h"
+#include "program.h"
+
+namespace ftbench {
+namespace {
+
+Number number_of(const char* name, int64_t index, at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return Number::kFloat;
+    case at::kHalf:
+      return Number::kHalf;
+    case at::kBFloat16:
+      return Number::kBFloat16;
+    case at::kDouble:
+      return Number::kDouble;
+    default:
+      TORCH_CHECK_TYPE(false, name, "[", index, "] has dtype ", type,
+                       ", expected float32, float64, float16 or bfloat16");
+  }
+}
+
+void check_like(const char* name, int64_t index, const at::Tensor& tensor,
+                const at::Tensor& parameter) {
+  TORCH_CHECK_VALUE(tensor.sizes() == parameter.sizes(), name, "[", index, "] has shape ",
+                    tensor.sizes(), ", expected ", parameter.sizes());
+  TORCH_CHECK_VALUE(tensor.device() == parameter.device(), name, "[", index, "] is on ",
+                    tensor.device(), ", its parameter on ", parameter.device());
+  number_of(name, index, tensor.scalar_type());
+}
+
+// Elements in the order of memory are those of the parameter's.
+bool lies_alike(const at::Tensor& tensor, const at::Tensor& parameter) {
+  return tensor.strides() == parameter.strides() && parameter.is_non_overlapping_and_dense();
+}
+
+}  // namespace
+
+PenaltyCall::PenaltyCall(at::TensorList parameters, const OptionalTensors& anchors,
+                         const OptionalTensors& weights, at::ArrayRef<double> strength,
+                         at::TensorList gradients, at::IntArrayRef trained) {
+  const size_t count = parameters.size();
+  TORCH_CHECK_VALUE(anchors.size() == count && weights.size() == count && strength.size() == count,
+                    "parameters, anchors, weights and strength have ", count, ", ",
+                    anchors.size(), ", ", weights.size(), " and ", strength.size(),
+                    " elements; expected as many of each");
+  TORCH_CHECK_VALUE(gradients.size() == trained.size(), "there are ", gradients.size(),
+                    " gradients for ", trained.size(), " trained parameters");
+  std::vector<at::Tensor> gradient_of(count);
+  for (size_t k = 0; k < trained.size(); ++k) {
+    TORCH_CHECK_INDEX(trained[k] >= 0 && trained[k] < static_cast<int64_t>(count), "trained holds ",
+                      trained[k], ", expected 0 to ", static_cast<int64_t>(count) - 1);
+    TORCH_CHECK_VALUE(!gradient_of[trained[k]].defined(), "trained holds ", trained[k], " twice");
+    gradient_of[trained[k]] = gradients[k];
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const at::Tensor& parameter = parameters[i];
+    TORCH_CHECK_VALUE(parameter.device() == parameters[0].device(), "parameters[", i, "] is on ",
+                      parameter.device(), ", parameters[0] on ", parameters[0].device());
+    number_of("parameters", i, parameter.scalar_type());
+    const at::Tensor anchor = anchors.get(i).value_or(at::Tensor());
+    const at::Tensor weight = weights.get(i).value_or(at::Tensor());
+    if (anchor.defined()) check_like("anchors", i, anchor, parameter);
+    if (weight.defined()) check_like("weights", i, weight, parameter);
+    if (gradient_of[i].defined()) check_like("gradients", i, gradient_of[i], parameter);
+    in_double = in_double && parameter.scalar_type() == at::kDouble;
+    if (parameter.numel() > 0) add_term(parameter, anchor, weight, strength[i], gradient_of[i]);
+  }
+  in_double = in_double && count > 0;
+}
+
+void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
+                           const at::Tensor& weights, double strength,
+                           const at::Tensor& gradient) {
+  const auto is_double = [](const at::Tensor& t) {
+    return t.defined() && t.scalar_type() == at::kDouble;
+  };
+  const bool any_double =
+      is_double(given) || is_double(anchor) || is_double(weights) || is_double(gradient);
+  // A copy where elements lie otherwise or, in float64, where they are narrower.
+  const auto fits = [&](const at::Tensor& t, const at::Tensor& parameter) {
+    return lies_alike(t, parameter) && (!any_double || is_double(t));
+  };
+  at::Tensor parameter = given;
+  if (!fits(given, given)) {
+    const auto type = any_double ? at::kDouble : given.scalar_type();
+    parameter = given.to(type).contiguous();
+    owned_.push_back(parameter);
+  }
+  const auto settle = [&](const at::Tensor& t) {
+    if (!t.defined() || fits(t, parameter)) return t;
+    const auto type = any_double ? at::kDouble : t.scalar_type();
+    owned_.push_back(at::empty_like(parameter, parameter.options().dtype(type)).copy_(t));
+    return owned_.back();
+  };
+  const at::Tensor start = settle(anchor), factor = settle(weights);
+  at::Tensor total = gradient;
+  if (gradient.defined() && !fits(gradient, parameter)) {
+    const auto type = any_double ? at::kDouble : at::kFloat;
+    total = at::zeros_like(parameter, parameter.options().dtype(type));
+    late_.emplace_back(gradient, total);
+  }
+  const auto type_of = [](const at::Tensor& t) {
+    return t.defined() ? number_of("", 0, t.scalar_type()) : Number::kFloat;
+  };
+  terms.push_back({parameter.const_data_ptr(), start.defined() ? start.const_data_ptr() : nullptr,
+                   factor.defined() ? factor.const_data_ptr() : nullptr,
+                   total.defined() ? total.mutable_data_ptr() : nullptr, type_of(parameter),
+                   type_of(start), type_of(factor), type_of(total), strength, parameter.numel()});
+  starts.push_back(starts.back() + blocks_of(parameter.numel()));
+}
+
+at::Tensor PenaltyCall::make_value(at::TensorList parameters) const {
+  at::TensorOptions options;
+  if (!parameters.empty()) options = options.device(parameters[0].device());
+  return at::empty({}, options.dtype(in_double ? at::kDouble : at::kFloat));
+}
+
+void PenaltyCall::finish() const {
+  for (const auto& [gradient, part] : late_) gradient.add_(part);
+}
+
+double penalty_on_cpu(const PenaltyCall& call, double scale) {
+  std::vector<double> partials(call.blocks());
+  const int64_t count = static_cast<int64_t>(call.terms.size());
+  const auto run = [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t index = term_of(call.starts.data(), count, block);
+      const Term& term = call.terms[index];
+      const int64_t begin = (block - call.starts[index]) * kBlock;
+      const int64_t end = std::min(begin + kBlock, term.size);
+      partials[block] = kernels().penalty_block(term, begin, end, scale);
+    }
+  };
+  at::parallel_for(0, call.blocks(), 1, run);
+  double sum = 0.0;
+  for (const double partial : partials) sum += partial;
+  return 0.5 * sum;
+}
+
+double penalty_as_gpu(const PenaltyCall& call, double scale) {
+  double sum = 0.0;
+  for (const Term& term : call.terms) {
+    for (int64_t i = 0; i < blocks_of(term.size) * kGroupsPerBlock * kPenaltyThreads; ++i) {
+      const int64_t group = i / kPenaltyThreads;
+      sum += add_group_part(term, group / kGroupsPerBlock, group % kGroupsPerBlock,
+                            static_cast<int>(i % kPenaltyThreads), scale);
+    }
+  }
+  return 0.5 * sum;
+}
+
+}  // namespace ftbench

@@ -1,0 +1,352 @@
+// Sixteen floats at a time, for the instruction set that FTBENCH_ISA names. Included inside that
+// set's namespace by isa.h, once for each: no include guard, no headers of its own.
+//
+// Multiplications and additions are never contracted (-ffp-contract=off); fma() is the one place
+// where a product is not rounded, and only where the set has such an instruction.
+
+// Vectors live in registers only while nothing is called.
+#define FTBENCH_INLINE inline __attribute__((always_inline))
+
+constexpr int64_t kLanes = 16;
+
+#if FTBENCH_ISA >= FTBENCH_AVX512
+
+struct Vector {
+  __m512 v;
+};
+
+FTBENCH_INLINE Vector load(const float* p) { return {_mm512_loadu_ps(p)}; }
+FTBENCH_INLINE void store(float* p, Vector a) { _mm512_storeu_ps(p, a.v); }
+FTBENCH_INLINE Vector fill(float a) { return {_mm512_set1_ps(a)}; }
+FTBENCH_INLINE Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.v, b.v)}; }
+FTBENCH_INLINE Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FTBENCH_INLINE Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+
+FTBENCH_INLINE Vector load(const uint8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))};
+}
+FTBENCH_INLINE Vector load(const c10::Half* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))};
+}
+FTBENCH_INLINE Vector load(const c10::BFloat16* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+FTBENCH_INLINE __m256i pack(const c10::Half*, Vector a) {
+  return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT);
+}
+FTBENCH_INLINE __m256i pack(const c10::BFloat16*, Vector a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  rounded = _mm512_mask_set1_epi32(_mm512_srli_epi32(rounded, 16), nan, 0x7fc0);
+  return _mm512_cvtepi32_epi16(rounded);
+}
+#if FTBENCH_ISA >= FTBENCH_AVX512_BF16
+// The instruction takes subnormal numbers for zero, which no mixture of pixels is.
+FTBENCH_INLINE __m256i pack_pixels(Vector a) { return (__m256i)_mm512_cvtneps_pbh(a.v); }
+FTBENCH_INLINE __m512i pack_pixels(Vector a, Vector b) {
+  return (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v);
+}
+#define FTBENCH_PACKS_PIXELS
+#endif
+
+// Past the caches; the address is aligned to the vector's size.
+FTBENCH_INLINE void stream(float* p, Vector a) { _mm512_stream_ps(p, a.v); }
+
+// The first `count` lanes; the others are zero, and not touched in memory.
+FTBENCH_INLINE __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+FTBENCH_INLINE Vector load_part(const float* p, int64_t count) {
+  return {_mm512_maskz_loadu_ps(first(count), p)};
+}
+FTBENCH_INLINE Vector load_part(const uint8_t* p, int64_t count) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), p)))};
+}
+template <class T>
+FTBENCH_INLINE Vector load_part(const T* p, int64_t count) {
+  alignas(32) T whole[kLanes];
+  _mm256_store_si256((__m256i*)whole, _mm256_maskz_loadu_epi16(first(count), p));
+  return load(whole);
+}
+FTBENCH_INLINE void store_part(float* p, Vector a, int64_t count) {
+  _mm512_mask_storeu_ps(p, first(count), a.v);
+}
+template <class T>
+FTBENCH_INLINE void store_part(T* p, Vector a, int64_t count) {
+  _mm256_mask_storeu_epi16(p, first(count), pack(p, a));
+}
+
+// Sixteen pixels of three bytes each, [r g b r g b …], as three vectors.
+constexpr int64_t kTripleSlack = 0;
+FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
+  const __m512i dwords = _mm512_maskz_loadu_epi32(0x0fff, p);
+  // Four pixels, twelve bytes, into each 128-bit lane: bytes are shuffled within lanes only.
+  const __m512i lanes = _mm512_permutexvar_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12), dwords);
+  const __m512i at_first = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, -1, -1, -1, 3, -1, -1, -1, 6, -1, -1, -1, 9, -1, -1, -1));
+  const __m512i at_second = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(1, -1, -1, -1, 4, -1, -1, -1, 7, -1, -1, -1, 10, -1, -1, -1));
+  const __m512i at_third = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
+  a = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_first))};
+  b = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_second))};
+  c = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_third))};
+}
+
+// Sixteen running sums in float64. No constructor: one that the compiler makes would not be for
+// this instruction set.
+struct Sum {
+  __m512d low, high;
+
+  void clear() { low = high = _mm512_setzero_pd(); }
+  void add(Vector a) {
+    low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)));
+    high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1)));
+  }
+  void read(double* lanes) const {
+    _mm512_storeu_pd(lanes, low);
+    _mm512_storeu_pd(lanes + 8, high);
+  }
+};
+
+#elif FTBENCH_ISA >= FTBENCH_AVX2
+
+struct Vector {
+  __m256 low, high;
+};
+
+FTBENCH_INLINE Vector load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+FTBENCH_INLINE void store(float* p, Vector a) {
+  _mm256_storeu_ps(p, a.low);
+  _mm256_storeu_ps(p + 8, a.high);
+}
+FTBENCH_INLINE Vector fill(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+FTBENCH_INLINE Vector operator+(Vector a, Vector b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+FTBENCH_INLINE Vector operator-(Vector a, Vector b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+FTBENCH_INLINE Vector operator*(Vector a, Vector b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+FTBENCH_INLINE __m256 widen(__m256i a) { return _mm256_cvtepi32_ps(a); }
+FTBENCH_INLINE Vector load(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128((const __m128i*)p);
+  return {widen(_mm256_cvtepu8_epi32(bytes)),
+          widen(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+FTBENCH_INLINE Vector load(const c10::Half* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+}
+FTBENCH_INLINE __m256 widen_bfloat16(const c10::BFloat16* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+FTBENCH_INLINE Vector load(const c10::BFloat16* p) { return {widen_bfloat16(p), widen_bfloat16(p + 8)}; }
+FTBENCH_INLINE __m256i pack(const c10::Half*, Vector a) {
+  return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
+}
+FTBENCH_INLINE __m256i round_to_bfloat16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
+}
+FTBENCH_INLINE __m256i pack(const c10::BFloat16*, Vector a) {
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a.low), round_to_bfloat16(a.high));
+  return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+
+FTBENCH_INLINE void stream(float* p, Vector a) {
+  _mm256_stream_ps(p, a.low);
+  _mm256_stream_ps(p + 8, a.high);
+}
+
+// The last load begins at byte 36 and takes 16.
+constexpr int64_t kTripleSlack = 4;
+FTBENCH_INLINE __m256i triple_lanes(const uint8_t* p) {
+  const __m128i low = _mm_loadu_si128((const __m128i*)p);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(low),
+                                 _mm_loadu_si128((const __m128i*)(p + 12)), 1);
+}
+FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
+  const __m256i low = triple_lanes(p), high = triple_lanes(p + 24);
+  const __m256i first = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, -1, -1, -1, 3, -1, -1, -1, 6, -1, -1, -1, 9, -1, -1, -1));
+  const __m256i second = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(1, -1, -1, -1, 4, -1, -1, -1, 7, -1, -1, -1, 10, -1, -1, -1));
+  const __m256i third = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
+  a = {widen(_mm256_shuffle_epi8(low, first)), widen(_mm256_shuffle_epi8(high, first))};
+  b = {widen(_mm256_shuffle_epi8(low, second)), widen(_mm256_shuffle_epi8(high, second))};
+  c = {widen(_mm256_shuffle_epi8(low, third)), widen(_mm256_shuffle_epi8(high, third))};
+}
+
+struct Sum {
+  __m256d quarter[4];
+
+  void clear() { quarter[0] = quarter[1] = quarter[2] = quarter[3] = _mm256_setzero_pd(); }
+  void add(Vector a) {
+    quarter[0] = _mm256_add_pd(quarter[0], _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)));
+    quarter[1] = _mm256_add_pd(quarter[1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)));
+    quarter[2] = _mm256_add_pd(quarter[2], _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)));
+    quarter[3] = _mm256_add_pd(quarter[3], _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1)));
+  }
+  void read(double* lanes) const {
+    for (int i = 0; i < 4; ++i) _mm256_storeu_pd(lanes + 4 * i, quarter[i]);
+  }
+};
+
+#else
+
+// The compiler's own vectors, in registers of whatever width there is.
+struct Vector {
+  typedef float Floats __attribute__((vector_size(64)));
+  Floats v;
+};
+
+FTBENCH_INLINE Vector load(const float* p) {
+  Vector a;
+  __builtin_memcpy(&a.v, p, sizeof a.v);
+  return a;
+}
+FTBENCH_INLINE void store(float* p, Vector a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
+FTBENCH_INLINE Vector fill(float a) { return {a - Vector::Floats{}}; }
+FTBENCH_INLINE Vector operator+(Vector a, Vector b) { return {a.v + b.v}; }
+FTBENCH_INLINE Vector operator-(Vector a, Vector b) { return {a.v - b.v}; }
+FTBENCH_INLINE Vector operator*(Vector a, Vector b) { return {a.v * b.v}; }
+FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+
+template <class T>
+__attribute__((noinline)) void widen_sixteen(const T* p, float* to) {
+  for (int i = 0; i < kLanes; ++i) to[i] = static_cast<float>(p[i]);
+}
+template <class T>
+FTBENCH_INLINE Vector load(const T* p) {
+  float whole[kLanes];
+  widen_sixteen(p, whole);
+  return load(whole);
+}
+template <class T>
+__attribute__((noinline)) void narrow_sixteen(const float* from, T* p) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<T>(from[i]);
+}
+template <class T>
+FTBENCH_INLINE void store(T* p, Vector a) {
+  float whole[kLanes];
+  store(whole, a);
+  narrow_sixteen(whole, p);
+}
+
+constexpr int64_t kTripleSlack = 0;
+FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
+  float planes[3][kLanes];
+  for (int i = 0; i < 3 * kLanes; ++i) planes[i % 3][i / 3] = p[i];
+  a = load(planes[0]);
+  b = load(planes[1]);
+  c = load(planes[2]);
+}
+
+struct Sum {
+  typedef double Doubles __attribute__((vector_size(128)));
+  Doubles lanes;
+
+  void clear() { lanes = Doubles{}; }
+  void add(Vector a) { lanes += __builtin_convertvector(a.v, Doubles); }
+  void read(double* to) const { __builtin_memcpy(to, &lanes, sizeof lanes); }
+};
+
+#endif
+
+// How a result is written: into the caches, or past them to memory, at an address that is aligned
+// to the vector's size. kPixels: the numbers are mixed pixels, never subnormal.
+enum class Route { kCached, kPast };
+
+#if FTBENCH_ISA >= FTBENCH_AVX2
+template <class T>
+FTBENCH_INLINE void store(T* p, Vector a) {
+  _mm256_storeu_si256((__m256i*)p, pack(p, a));
+}
+template <Route kRoute, bool kPixels, class T>
+FTBENCH_INLINE void put(T* p, Vector a) {
+  if constexpr (std::is_same_v<T, float>) {
+    if constexpr (kRoute == Route::kPast) return stream(p, a);
+    return store(p, a);
+  } else {
+    __m256i words;
+#ifdef FTBENCH_PACKS_PIXELS
+    if constexpr (kPixels) {
+      words = pack_pixels(a);
+    } else {
+      words = pack(p, a);
+    }
+#else
+    words = pack(p, a);
+#endif
+    if constexpr (kRoute == Route::kPast) return _mm256_stream_si256((__m256i*)p, words);
+    return _mm256_storeu_si256((__m256i*)p, words);
+  }
+}
+template <Route kRoute, bool kPixels, class T>
+FTBENCH_INLINE void put(T* p, Vector a, Vector b) {
+#ifdef FTBENCH_PACKS_PIXELS
+  if constexpr (kPixels) {
+    const __m512i words = pack_pixels(a, b);
+    if constexpr (kRoute == Route::kPast) return _mm512_stream_si512((__m512i*)p, words);
+    return _mm512_storeu_si512((__m512i*)p, words);
+  }
+#endif
+  put<kRoute, kPixels>(p, a);
+  put<kRoute, kPixels>(p + kLanes, b);
+}
+// What was written past the caches is seen by other threads after this.
+FTBENCH_INLINE void finish() { _mm_sfence(); }
+#else
+template <Route, bool, class T>
+FTBENCH_INLINE void put(T* p, Vector a) {
+  store(p, a);
+}
+template <Route, bool, class T>
+FTBENCH_INLINE void put(T* p, Vector a, Vector b) {
+  store(p, a);
+  store(p + kLanes, b);
+}
+FTBENCH_INLINE void stream(float* p, Vector a) { store(p, a); }
+FTBENCH_INLINE void finish() {}
+#endif
+
+#if FTBENCH_ISA < FTBENCH_AVX512
+// The first `count` lanes; the others are zero, and not touched in memory.
+template <class T>
+__attribute__((noinline)) void copy_part(T* to, const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+template <class T>
+FTBENCH_INLINE Vector load_part(const T* p, int64_t count) {
+  T whole[kLanes] = {};
+  copy_part(whole, p, count);
+  return load(whole);
+}
+template <class T>
+FTBENCH_INLINE void store_part(T* p, Vector a, int64_t count) {
+  T whole[kLanes];
+  store(whole, a);
+  copy_part(p, whole, count);
+}
+#endif
+
+// One cache line of each is asked for; beyond the end of a buffer this does nothing.
+FTBENCH_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+FTBENCH_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
