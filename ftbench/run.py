@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ftbench import environment, rng, scores, subsets
+from ftbench import environment, ops, rng, scores, subsets
 from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
 from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError, SpecError
 from ftbench.evaluate import evaluate
@@ -91,6 +91,7 @@ def run_one(
 def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, Any]:
     return {
         **environment.machine(),
+        "operators": ops.implementation().serving(torch.device(device)),
         "device": environment.device_name(device),
         "device_type": device.partition(":")[0],
         "strategy_owner": str(catalogue.find("strategy", spec.strategy.name).owner),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ftbench import executors, plugins, store, subsets
+from ftbench import executors, ops, plugins, store, subsets
 from ftbench.backbone import BackboneFamily
 from ftbench.component import parse_reference
 from ftbench.config import SweepSpec, to_toml
@@ -134,6 +134,8 @@ def run_sweep(
         opened.write_text(store.SPEC, store.SPEC_HEADER + to_toml(spec))
         plan = make_plan(runs, opened.records(), retry, device_type=device_type)
         progress.planned(plan)
+        if plan.pending:
+            ops.implementation()  # compiles on first use: before the clock of any run starts
         try:
             for record in _records(plan.pending, opened, catalogue, device, spec, progress):
                 opened.append(record)

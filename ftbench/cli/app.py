@@ -142,6 +142,18 @@ def plugins(
     raise typer.Exit(listing.show(as_json=as_json))
 
 
+@app.command()
+def doctor(
+    build: Annotated[
+        bool, typer.Option("--build", help="Compile the operators now, also after a failure.")
+    ] = False,
+) -> None:
+    """Say which implementation of mixing and penalties serves here, why, and what is faster."""
+    from ftbench.cli import doctor as doctor_command
+
+    raise typer.Exit(doctor_command.show(build_first=build))
+
+
 def _show_version(value: bool) -> None:
     if value:
         from importlib.metadata import version

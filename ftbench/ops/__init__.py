@@ -1,14 +1,17 @@
 """The hot path: image mixing, its loss, and quadratic penalties, each defined by plain torch."""
 
+from ftbench.ops.backend import Implementation, implementation
 from ftbench.ops.fisher import accumulate_fisher_
 from ftbench.ops.loss import mixed_cross_entropy
 from ftbench.ops.mix import MixPlan, mix, sample_mix
 from ftbench.ops.penalty import QuadraticPenalty
 
 __all__ = [
+    "Implementation",
     "MixPlan",
     "QuadraticPenalty",
     "accumulate_fisher_",
+    "implementation",
     "mix",
     "mixed_cross_entropy",
     "sample_mix",

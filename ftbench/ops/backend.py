@@ -46,9 +46,17 @@ class Implementation:
         """The CPU instruction set of the kernels in use, ``""`` for the reference."""
         return "" if self.module is None else str(self.module.instruction_set())
 
-    def __str__(self) -> str:
-        """Return it in a word, as a run's record has it."""
-        return f"{self.name} {self.instruction_set}".rstrip()
+    def serves(self, device: torch.device) -> bool:
+        """Return whether the compiled operators serve this device."""
+        if self.operators is None:
+            return False
+        return device.type == "cpu" or (device.type == "cuda" and bool(self.cuda))
+
+    def serving(self, device: torch.device) -> str:
+        """Return what serves this device, in the words of a run's record."""
+        if not self.serves(device):
+            return "reference"
+        return f"compiled {self.instruction_set if device.type == 'cpu' else 'cuda'}"
 
 
 @functools.cache
@@ -76,9 +84,7 @@ def implementation() -> Implementation:
 def operators(device: torch.device) -> Any:
     """Return ``torch.ops.ftbench`` if it serves this device, else None."""
     serving = implementation()
-    if device.type == "cpu" or (device.type == "cuda" and serving.cuda):
-        return serving.operators
-    return None
+    return serving.operators if serving.serves(device) else None
 
 
 def _advice(problem: str) -> str:
@@ -137,8 +143,13 @@ def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
         raise build.BuildError(f"{path} is no extension module")
     try:
         module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
     except ImportError as error:
         raise build.BuildError(f"{path.name} cannot be loaded: {error}") from error
+    try:
+        module.instruction_set()
+    except ValueError as error:
+        raise FtbenchError(f"FTBENCH_ISA: {error}") from error
     return Implementation(
         "compiled", reason, torch.ops.ftbench, module=module, path=path, cuda=stamp.cuda
     )
@@ -188,18 +199,32 @@ def _from_cache(folder: Path) -> Path:
 def _compile(folder: Path, failed: Path) -> Path:
     _log.warning("compiling ftbench's operators for torch %s, once: a minute", torch.__version__)
     partial = folder.with_suffix(".partial")
-    command = [sys.executable, "-m", "ftbench.ops.build", str(partial)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        # All at once: a process that is killed leaves nothing that looks finished.
-        partial.replace(folder)
-        return sorted(folder.glob("**/_C*.so"))[0]
-    failed.write_text(f"{done.stdout}\n{done.stderr}", encoding="utf-8")
-    raise build.BuildError(f"compiling failed; {failed} says how")
+    trouble = _run_build(partial)
+    if trouble and os.environ.get("FTBENCH_CUDA") != "1" and build.cuda_decision()[0]:
+        failed.write_text(trouble, encoding="utf-8")
+        _log.warning("they do not compile for CUDA (%s says why): the CPU alone, then", failed)
+        trouble = _run_build(partial, FTBENCH_CUDA="0")
+    if trouble:
+        failed.write_text(trouble, encoding="utf-8")
+        raise build.BuildError(f"compiling failed; {failed} says how")
+    # All at once: a process that is killed leaves nothing that looks finished.
+    partial.replace(folder)
+    return sorted(folder.glob("**/_C*.so"))[0]
 
 
-def forget_failure() -> None:
+def _run_build(folder: Path, **environ: str) -> str:
+    """Build into a folder in a process of its own; return what it said if it failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ftbench.ops.build", str(folder)],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if done.returncode == 0 else f"{done.stdout}\n{done.stderr}"
+
+
+def forget_failures() -> None:
     """Let the next use compile again what failed to compile before."""
     for path in cache_folder().glob("ops-*.failed.txt"):
         path.unlink(missing_ok=True)
-    implementation.cache_clear()

@@ -11,8 +11,11 @@ import pandas as pd
 from ftbench.environment import PACKAGES
 from ftbench.records import RunRecord, identity_key
 
-# As environment.machine() names them.
-_ENVIRONMENT = (*PACKAGES, "python", "cuda", "processor", "platform", "commit", "strategy_owner")
+# As a record's environment names them.
+_ENVIRONMENT = (
+    *(*PACKAGES, "python", "cuda", "processor", "platform", "commit"),
+    *("operators", "strategy_owner"),
+)
 
 
 def condition_of(identity: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ftbench import ops, rng
+from ftbench import rng
 from ftbench.backbone import Model
 from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError
 from ftbench.evaluate import predict
@@ -20,6 +20,7 @@ from ftbench.strategy import Strategy
 from ftbench.task import Batch, Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.freezing import Freezer
+from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, set_rates
 from ftbench.train.order import BatchOrder
 
@@ -74,6 +75,7 @@ def train(
     update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
     freezer = Freezer(model, strategy, update_statistics=update_statistics)
     stopping = EarlyStopping(recipe.patience) if recipe.patience and validation else None
+    mixer = BatchMixer(recipe, seed)
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
     freezer.apply(0.0)
@@ -93,7 +95,7 @@ def train(
             batch = examples.batch(order.batch(step))
             optimizer.zero_grad(set_to_none=True)
             rng.seed_global(seed, "dropout", step)
-            history[step] = _backward(model, batch, freezer, strategy, recipe, loss, seed, step)
+            history[step] = _backward(model, batch, mixer, freezer, strategy, recipe, loss, step)
             _clip_gradients(optimizer, recipe)
             optimizer.step()
         if on_step is not None:
@@ -138,15 +140,15 @@ def _warm_up(model: Model, batch: Batch, freezer: Freezer, loss: Loss) -> None:
 def _backward(
     model: Model,
     batch: Batch,
+    mixer: BatchMixer,
     freezer: Freezer,
     strategy: Strategy,
     recipe: Recipe,
     loss: Loss,
-    seed: int,
     step: int,
 ) -> tuple[Tensor, Tensor | None]:
     """Leave the gradients of loss and penalty in ``.grad``; return both values, detached."""
-    inputs, plan = _mixed(batch.inputs, recipe, seed, step)
+    inputs, plan = mixer(batch.inputs, step)
     outputs = model(inputs, freezer.frozen_stages)
     task_loss = loss(outputs, batch.targets, plan=plan, smoothing=recipe.label_smoothing)
     penalty = strategy.penalty(model)
@@ -163,28 +165,6 @@ def _backward(
         )
     (task_loss + penalty).backward()
     return task_loss.detach(), penalty.detach()
-
-
-def _mixed(inputs: Any, recipe: Recipe, seed: int, step: int) -> tuple[Any, MixPlan | None]:
-    if not recipe.mixes:
-        return inputs, None
-    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
-        raise FtbenchError(
-            "mixup and CutMix need images (B, C, H, W); set recipe.mixup_alpha and "
-            "recipe.cutmix_alpha to 0 for this task"
-        )
-    plan = ops.sample_mix(
-        len(inputs),
-        inputs.shape[2],
-        inputs.shape[3],
-        mixup_alpha=recipe.mixup_alpha,
-        cutmix_alpha=recipe.cutmix_alpha,
-        probability=recipe.mix_probability,
-        switch_probability=recipe.mix_switch_probability,
-        seed=seed,
-        step=step,
-    ).to(inputs.device)
-    return ops.mix(inputs, plan), plan
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
