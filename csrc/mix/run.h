@@ -89,8 +89,9 @@ struct Writer {
     for (; i + kUnit <= run.size; i += kUnit) {
       for (int v = 0; v < 2 * kRepeat; v += 2) {
         const int64_t at = i + v * kLanes;
-        prefetch_ahead(run.partner + at);
-        if (sizeof(In) == 4) prefetch_ahead(run.partner + at + kLanes);
+        const In* coming = (kSource == Source::kOwn ? run.own : run.partner) + at;
+        prefetch_ahead(coming);
+        if (sizeof(In) == 4) prefetch_ahead(coming + kLanes);
         const Vector first = whole(run, at, part[v % kRepeat]);
         const Vector second = whole(run, at + kLanes, part[(v + 1) % kRepeat]);
         put<kRoute, kPixels>(run.out + at, first, second);
@@ -138,7 +139,7 @@ __attribute__((noinline)) int64_t write_triples(const Run<uint8_t, Out>& given, 
   const auto write_all = [&](auto past) __attribute__((always_inline)) {
     int64_t i = 0;
     for (; 3 * (i + kLanes) + kTripleSlack <= 3 * run.size; i += kLanes) {
-      prefetch_ahead(run.partner + 3 * i);
+      prefetch_ahead((kSource == Source::kOwn ? run.own : run.partner) + 3 * i);
       Vector mine[3], theirs[3];
       load_triples(run.own + 3 * i, mine[0], mine[1], mine[2]);
       load_triples(run.partner + 3 * i, theirs[0], theirs[1], theirs[2]);

@@ -33,9 +33,11 @@ struct Tiles {
 // second-level one, in longer pieces, which are fetched faster.
 constexpr int64_t kFloatTileBytes = 16 << 10;
 constexpr int64_t kNarrowTileBytes = 64 << 10;
-constexpr int64_t kTilesPerThread = 4;
-constexpr int64_t kLeastPixels = 256;  // fewer are not worth a tile
+constexpr int64_t kLeastValues = 256;  // fewer are not worth a tile
 
+constexpr int64_t kManyTiles = 16;     // for a thread: the last one's share no longer matters
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t bytes_of(Element element) {
   return element == Element::kFloat ? 4 : element == Element::kByte ? 1 : 2;
 }
@@ -45,14 +47,18 @@ inline Tiles cut(const Mix& mix, int64_t threads) {
   tiles.planes = !mix.images_last && !mix.out_last;
   const int64_t planes = tiles.planes ? mix.channels : 1;
   const int64_t depth = tiles.planes ? 1 : std::max<int64_t>(mix.channels, 1);
-  const int64_t wanted = threads == 1 ? 1 : threads * kTilesPerThread;
-  const int64_t share = mix.pixels() * planes / wanted;
-  const int64_t most = (mix.from == Element::kFloat ? kFloatTileBytes : kNarrowTileBytes) / bytes_of(mix.from);
-  tiles.pixels = std::min(most / depth, std::max(kLeastPixels / depth, share));
+  const int64_t bytes = mix.from == Element::kFloat ? kFloatTileBytes : kNarrowTileBytes;
+  const int64_t most = std::max<int64_t>(bytes / bytes_of(mix.from) / depth, 1);
+  const int64_t pixels = mix.pixels(), most_tiles = std::max<int64_t>(pixels * depth / kLeastValues, 1);
+  tiles.per_plane = ceil_divide(pixels, most);
+  // As many for each thread, unless they would become too small.
+  while (tiles.per_plane * planes % threads != 0 && tiles.per_plane < most_tiles &&
+         tiles.per_plane * planes < kManyTiles * threads) {
+    ++tiles.per_plane;
+  }
   // Whole vectors, so that a tile does not end within one.
-  tiles.pixels = std::max<int64_t>(tiles.pixels / 64 * 64, std::min<int64_t>(tiles.pixels, 64));
-  tiles.pixels = std::max<int64_t>(tiles.pixels, 1);
-  tiles.per_plane = (mix.pixels() + tiles.pixels - 1) / tiles.pixels;
+  tiles.pixels = ceil_divide(ceil_divide(pixels, tiles.per_plane), 16) * 16;
+  tiles.per_plane = ceil_divide(pixels, tiles.pixels);
   tiles.count = mix.batch == 0 ? 0 : planes * tiles.per_plane;
   const int64_t patterns = mix.out_last ? 1 : depth;
   tiles.period = mix.out_last ? mix.channels / std::gcd(mix.channels, int64_t{16}) : 1;

@@ -150,7 +150,7 @@ def compiler() -> str | None:
 
 def _compile_flags() -> dict[str, list[str]]:
     # Contraction would round otherwise than the definition does; the kernels say where they fuse.
-    cxx = ["-O2", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    cxx = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     # Vectors never cross a call, and GCC 12 warns of its own intrinsics.
     cxx += ["-Wno-psabi", "-Wno-maybe-uninitialized"]
     if sys.platform.startswith("linux"):

@@ -1,0 +1,1 @@
+"""How fast the hot path is beside a plain copy and beside its peers: ``python -m benchmarks``."""

@@ -1,0 +1,231 @@
+"""From pytest-benchmark's JSON report to one table in Markdown that a terminal shows as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_NONE, _NOT_MEASURED = "", "–"
+_COPY_BYTES_PER_VALUE = 8
+_UNSTEADY_SHARE = 0.25
+_HEAD = (
+    "ours, and below it what others take",
+    "median",
+    "GB/s",
+    "of copy bandwidth",
+    "times ours",
+    "times ours with plan",
+)
+_WITH_PLAN = "with sample_mix and label weights"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender's median, and whether it can be trusted.
+
+    ``spread`` is how far the quartiles lie apart, as a share of the median; of ``core_seconds``
+    that all cores had, ``core_seconds_of_others`` went to other processes (0 where unknown).
+    """
+
+    contender: str
+    variant: str
+    seconds: float
+    spread: float
+    core_seconds: float
+    core_seconds_of_others: float
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the rounds differ much, or others took much: threads that wait are not alone."""
+        taken = self.core_seconds_of_others > _UNSTEADY_SHARE * self.core_seconds
+        return taken or self.spread > _UNSTEADY_SHARE
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case's facts (see ``Case.facts``) and what was timed; what is missing or failed is not."""
+
+    facts: Mapping[str, Any]
+    timings: Sequence[Timing]
+
+    def fastest(self, contender: str) -> Timing | None:
+        """Return the fastest of a contender's variants, None where none was timed."""
+        found = [timing for timing in self.timings if timing.contender == contender]
+        return min(found, key=lambda timing: timing.seconds, default=None)
+
+    def copy_bandwidth(self) -> float | None:
+        """Return the better of the copies' bytes a second, None where no copy was timed."""
+        copy = self.fastest("copy")
+        if copy is None:
+            return None
+        moved: int = _COPY_BYTES_PER_VALUE * self.facts["values"]
+        return moved / copy.seconds
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Return the table of ``report``, and under it the copies, the machine and what is missing."""
+    cases = _cases(report["benchmarks"])
+    rows = [row for case in cases for row in _case_rows(case)]
+    machine = report["machine_info"]["ftbench"]
+    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, machine)]) + "\n"
+
+
+def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
+    """Return the cases in the order in which they ran."""
+    cases: dict[str, tuple[Mapping[str, Any], list[Timing]]] = {}
+    for benchmark in benchmarks:
+        extra, stats = benchmark["extra_info"], benchmark["stats"]
+        _, timings = cases.setdefault(extra["case"]["id"], (extra["case"], []))
+        timings.append(
+            Timing(
+                contender=extra["contender"],
+                variant=extra["variant"],
+                seconds=stats["median"],
+                spread=stats["iqr"] / stats["median"],
+                core_seconds=extra.get("core_seconds", 0.0),
+                core_seconds_of_others=extra.get("core_seconds_of_others", 0.0),
+            )
+        )
+    return [Measured(facts, timings) for facts, timings in cases.values()]
+
+
+def _case_rows(case: Measured) -> Iterator[tuple[str, ...]]:
+    ours, with_plan = case.fastest("ours"), case.fastest("ours with plan")
+    yield (f"**{case.facts['title']}**", _duration(ours), *_bandwidth(case), _NONE, _NONE)
+    if case.facts["times_plan"]:
+        yield (_WITH_PLAN, _duration(with_plan), _NONE, _NONE, _NONE, _NONE)
+    for peer in case.facts["peers"]:
+        yield _peer_row(case, peer, ours, with_plan)
+    limit = case.facts["overhead_target_microseconds"]
+    if limit is not None:
+        yield ("the difference", _overhead(case, limit), _NONE, _NONE, _NONE, _NONE)
+
+
+def _peer_row(
+    case: Measured,
+    peer: Mapping[str, Any],
+    ours: Timing | None,
+    with_plan: Timing | None,
+) -> tuple[str, ...]:
+    theirs = case.fastest(peer["name"])
+    title = f"{peer['title']} ({theirs.variant})" if theirs and theirs.variant else peer["title"]
+    # Beside a call that takes microseconds the difference counts, not the ratio.
+    compared = case.facts["overhead_target_microseconds"] is None
+    return (
+        title,
+        _duration(theirs),
+        _NONE,
+        _NONE,
+        _ratio(theirs, ours, peer["target"]) if compared else _NONE,
+        _ratio(theirs, with_plan, peer["target"]) if case.facts["times_plan"] else _NONE,
+    )
+
+
+def _bandwidth(case: Measured) -> tuple[str, str]:
+    """Return ours in GB/s by the bytes that must move, and its share of the copy's."""
+    floor, ours = case.facts["bytes_per_value"], case.fastest("ours")
+    if floor is None:
+        return _NONE, _NONE
+    if ours is None:
+        return _NOT_MEASURED, _NOT_MEASURED
+    bandwidth = floor * case.facts["values"] / ours.seconds
+    copy, target = case.copy_bandwidth(), case.facts["copy_share_target"]
+    if copy is None:
+        return f"{bandwidth / 1e9:.1f}", _NOT_MEASURED
+    share = bandwidth / copy
+    mark = "" if target is None else _mark(share < target, f"{target:.0%}")
+    return f"{bandwidth / 1e9:.1f}", f"{share:.0%}{mark}"
+
+
+def _ratio(theirs: Timing | None, ours: Timing | None, target: float | None) -> str:
+    if theirs is None or ours is None:
+        return _NOT_MEASURED
+    ratio = theirs.seconds / ours.seconds
+    return f"{_three_digits(ratio)}×" + (
+        "" if target is None else _mark(ratio < target, f"{target:g}×")
+    )
+
+
+def _mark(short: bool, target: str) -> str:
+    return f" (short of {target})" if short else f" (target {target})"
+
+
+def _overhead(case: Measured, limit_microseconds: float) -> str:
+    ours, plain = case.fastest("ours"), case.fastest(case.facts["peers"][0]["name"])
+    if ours is None or plain is None:
+        return _NOT_MEASURED
+    difference = 1e6 * (ours.seconds - plain.seconds)
+    words = "above" if difference >= limit_microseconds else "target under"
+    return f"{_three_digits(difference)} µs ({words} {limit_microseconds:g} µs)"
+
+
+def _duration(timing: Timing | None) -> str:
+    if timing is None:
+        return _NOT_MEASURED
+    units = (("s", 1.0), ("ms", 1e3), ("µs", 1e6))
+    unit, scale = next((pair for pair in units if timing.seconds * pair[1] >= 1), units[-1])
+    mark = "~" if timing.unsteady else ""
+    return f"{mark}{_three_digits(timing.seconds * scale)} {unit}"
+
+
+def _three_digits(number: float) -> str:
+    decimals = 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
+    return f"{number:.{decimals}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield Markdown's lines of ``rows``, the first their head; numbers stand to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *others]) + " |"
+
+    yield line(rows[0])
+    first, *others = widths
+    yield "| " + " | ".join(["-" * first, *("-" * (width - 1) + ":" for width in others)]) + " |"
+    yield from map(line, rows[1:])
+
+
+def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[str]:
+    if machine["quick"]:
+        yield "- **a quick run**: sizes are reduced, so these numbers say nothing"
+    yield (
+        "- GB/s count the bytes that must move, whatever the code moves; times ours is a peer's "
+        f"median over ours; ~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of it apart, or "
+        f"other processes with more than {_UNSTEADY_SHARE:.0%} of the cores"
+    )
+    yield f"- copy bandwidth, float32 into a kept buffer: {_copies(cases)}"
+    yield f"- taken by other processes meanwhile: {_others(cases)} of the cores' time"
+    yield from (f"- {name}: {line}" for name, line in machine["lines"].items())
+    if machine["missing"]:
+        yield (
+            f"- {_NOT_MEASURED} was not measured: {', '.join(machine['missing'])} is not installed "
+            "(pip install 'ftbench[bench]')"
+        )
+
+
+def _copies(cases: Sequence[Measured]) -> str:
+    """Return the copies' GB/s by size; a range where cases of one size differ."""
+    by_size: dict[int, list[float]] = {}
+    for case in cases:
+        bandwidth = case.copy_bandwidth()
+        if bandwidth is not None:
+            by_size.setdefault(case.facts["values"], []).append(bandwidth / 1e9)
+    sizes = []
+    for values, found in sorted(by_size.items()):
+        low, high = f"{min(found):.1f}", f"{max(found):.1f}"
+        spread = low if low == high else f"{low} to {high}"
+        sizes.append(f"{4 * values / 1e6:.1f} MB {spread} GB/s")
+    return "; ".join(sizes) or _NOT_MEASURED
+
+
+def _others(cases: Sequence[Measured]) -> str:
+    timings = [timing for case in cases for timing in case.timings]
+    passed = sum(timing.core_seconds for timing in timings)
+    taken = sum(timing.core_seconds_of_others for timing in timings)
+    return f"{taken / passed:.0%}" if passed else "an unknown share"

@@ -1,0 +1,312 @@
+"""Building and loading: which binary serves, what happens without one, and what is recognised."""
+
+import logging
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftbench.errors import FtbenchError
+from ftbench.ops import backend, build
+
+ROOT = Path(build.__file__).resolve().parents[2]
+needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Choose anew in each test, with a cache of its own."""
+    monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FTBENCH_OPS", raising=False)
+    backend.implementation.cache_clear()
+    yield
+    monkeypatch.undo()
+    backend.implementation.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+def test_without_a_compiler_the_reference_serves_and_one_line_says_how_to_get_more(
+    no_compiler, caplog
+):
+    with caplog.at_level(logging.WARNING, logger="ftbench"):
+        serving = backend.implementation()
+        assert backend.implementation() is serving
+    assert (serving.name, serving.operators, serving.instruction_set) == ("reference", None, "")
+    assert len(caplog.messages) == 1
+    assert "no C++ compiler was found; install g++" in caplog.text
+    assert "ftbench doctor" in caplog.text
+    assert serving.serving(torch.device("cpu")) == "reference"
+
+
+def test_the_compiled_one_can_be_insisted_on(no_compiler, monkeypatch):
+    monkeypatch.setenv("FTBENCH_OPS", "compiled")
+    with pytest.raises(FtbenchError, match=r"FTBENCH_OPS=compiled, but no C\+\+ compiler"):
+        backend.implementation()
+
+
+def test_the_reference_can_be_asked_for(monkeypatch, caplog):
+    monkeypatch.setenv("FTBENCH_OPS", "reference")
+    assert backend.implementation().name == "reference"
+    assert not caplog.messages
+
+
+def test_an_unknown_choice_is_refused(monkeypatch):
+    monkeypatch.setenv("FTBENCH_OPS", "fast")
+    with pytest.raises(FtbenchError, match="FTBENCH_OPS is 'fast'; expected reference or compiled"):
+        backend.implementation()
+
+
+@needs_compiler
+def test_a_binary_for_another_torch_is_not_loaded_but_compiled_anew(monkeypatch, tmp_path):
+    wanted = build.wanted_stamp()
+    old = tmp_path / "_C.old.so"
+    stamp = replace(wanted, torch="2.11.0+cu130")
+    old.write_bytes(b"\x7fELF not to be loaded ftbench-stamp:" + str(stamp).encode() + b":\0")
+    compiled = []
+
+    def first_use(stamp):
+        compiled.append(stamp)
+        raise build.BuildError("enough seen")
+
+    monkeypatch.setattr(backend, "ahead_of_time", lambda: old)
+    monkeypatch.setattr(backend, "_first_use", first_use)
+    assert backend.implementation().reason == "enough seen"
+    assert compiled == [wanted]
+    assert backend._difference(stamp, wanted) == f"torch 2.11.0+cu130, not {wanted.torch}"
+
+
+def test_a_binary_says_what_it_was_built_from_before_it_is_loaded(tmp_path):
+    binary = tmp_path / "_C.so"
+    for cuda in ("", "8.0/9.0+PTX"):
+        for sanitize in ("", "address.undefined"):
+            stamp = build.Stamp("2.15.0+cu132", "0123456789abcdef", cuda, sanitize)
+            binary.write_bytes(b"\0\xff" + b"ftbench-stamp:" + str(stamp).encode() + b":\0")
+            assert build.read_stamp(binary) == stamp
+    binary.write_bytes(b"something else")
+    assert build.read_stamp(binary) is None
+
+
+def test_a_binary_serves_what_it_was_built_for():
+    wanted = build.Stamp("2.15.0", "a", "9.0")
+    assert wanted.serves(wanted)
+    assert wanted.serves(replace(wanted, cuda=""))  # more than is wanted
+    assert not replace(wanted, cuda="").serves(wanted)
+    for other in ({"torch": "2.11.0"}, {"sources": "b"}, {"sanitize": "address"}):
+        assert not replace(wanted, **other).serves(wanted)
+
+
+def test_the_sources_hash_tells_every_source_and_its_name(tmp_path):
+    folder = tmp_path / "csrc"
+    shutil.copytree(build.source_folder(), folder)
+    first = build.sources_hash(folder)
+    assert first == build.sources_hash(build.source_folder())
+    header = folder / "mix" / "mix.h"
+    header.write_text(header.read_text() + "\n// changed\n")
+    second = build.sources_hash(folder)
+    header.rename(folder / "mix" / "renamed.h")
+    assert len({first, second, build.sources_hash(folder)}) == 3
+
+
+@pytest.mark.parametrize("asked", ["yes", "2"])
+def test_a_cuda_choice_that_is_neither_yes_nor_no_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("FTBENCH_CUDA", asked)
+    with pytest.raises(build.BuildError, match=f"FTBENCH_CUDA is '{asked}', expected 0 or 1"):
+        build.cuda_decision()
+
+
+def test_cuda_is_built_by_choice_or_where_nvcc_is_and_never_by_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(build, "cuda_root", lambda: Path("/toolkit"))
+    for seen in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
+        monkeypatch.setenv("FTBENCH_CUDA", "")
+        assert build.cuda_decision() == (True, "nvcc in /toolkit")
+        monkeypatch.setenv("FTBENCH_CUDA", "0")
+        assert build.cuda_decision() == (False, "FTBENCH_CUDA=0")
+    monkeypatch.setattr(build, "cuda_root", lambda: None)
+    monkeypatch.setenv("FTBENCH_CUDA", "")
+    assert build.cuda_decision() == (False, "no nvcc was found")
+    monkeypatch.setenv("FTBENCH_CUDA", "1")
+    with pytest.raises(build.BuildError, match="FTBENCH_CUDA=1, but no nvcc was found"):
+        build.cuda_decision()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_the_toolkit_is_found_behind_a_script_that_calls_nvcc(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    real = build.cuda_root()
+    script = tmp_path / "bin" / "nvcc"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{real}/bin/nvcc" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    assert build.cuda_root() == real
+    assert (real / "bin" / "nvcc").exists()
+
+
+def test_architectures_are_the_users_or_the_default(monkeypatch):
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    assert build.architectures() == "8.0;9.0+PTX"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9")
+    assert build.architectures() == "8.9"
+
+
+@needs_compiler
+def test_the_cache_keeps_binaries_apart_by_source_torch_and_compiler(monkeypatch):
+    stamp = build.Stamp("2.15.0", "a", "")
+    keys = {backend.key_of(stamp), backend.key_of(replace(stamp, torch="2.16.0"))}
+    keys.add(backend.key_of(replace(stamp, sources="b")))
+    monkeypatch.setattr(backend, "_compiler_version", lambda: "another compiler")
+    keys.add(backend.key_of(stamp))
+    assert len(keys) == 4
+
+
+@needs_compiler
+def test_a_failed_compilation_is_told_once_and_tried_again_when_asked(monkeypatch, caplog):
+    monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
+    monkeypatch.setenv("FTBENCH_CUDA", "0")
+    calls = []
+    monkeypatch.setattr(backend, "_run_build", lambda *a, **k: calls.append(1) or "error: x.cpp:3")
+    assert "compiling failed; " in backend.implementation().reason
+    log = next(backend.cache_folder().glob("*.failed.txt"))
+    assert log.read_text() == "error: x.cpp:3"
+    backend.implementation.cache_clear()
+    assert "compiling failed before" in backend.implementation().reason
+    assert len(calls) == 1
+    backend.forget_failures()
+    backend.implementation.cache_clear()
+    assert "compiling failed; " in backend.implementation().reason
+    assert len(calls) == 2
+
+
+@needs_compiler
+def test_where_cuda_does_not_compile_the_cpu_alone_does(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
+    monkeypatch.setattr(build, "cuda_decision", lambda: (True, "nvcc"))
+
+    def run_build(folder, **environ):
+        if environ.get("FTBENCH_CUDA") != "0":
+            return "nvcc fatal"
+        folder.mkdir(parents=True)
+        (folder / "_C.so").write_bytes(b"ftbench-stamp:1~a~cpu~plain:")
+        return ""
+
+    monkeypatch.setattr(backend, "_run_build", run_build)
+    # Not a real binary: it is found, and then refused in words.
+    assert "cannot be loaded" in backend.implementation().reason
+    assert "the CPU alone, then" in caplog.text
+
+
+USE = """
+import torch
+from ftbench import ops
+print(ops.implementation().name, ops.implementation().reason)
+plan = ops.sample_mix(4, 9, 7, mixup_alpha=1.0, seed=0, step=0)
+print(ops.mix(torch.ones(4, 3, 9, 7), plan).sum().item())
+"""
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_an_installed_ftbench_compiles_on_first_use_once_for_two_processes(tmp_path):
+    # As `pip install .` leaves it: the sources inside the package, nothing compiled.
+    shutil.copytree(
+        ROOT / "ftbench", tmp_path / "site" / "ftbench", ignore=shutil.ignore_patterns("*.so")
+    )
+    shutil.copytree(ROOT / "csrc", tmp_path / "site" / "ftbench" / "csrc")
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "site"),
+        "FTBENCH_CACHE": str(tmp_path / "cache"),
+        "FTBENCH_CUDA": "0",
+    }
+    command = [sys.executable, "-c", USE]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, env=environ, cwd=tmp_path, **pipes) for _ in range(2)]
+    told = [process.communicate() for process in running]
+    for out, err in told:
+        assert out.splitlines()[0] == "compiled compiled on first use", err
+        assert float(out.splitlines()[1]) == pytest.approx(4 * 3 * 9 * 7)
+    assert sum("compiling ftbench's operators" in err for _, err in told) == 1
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
+    """The tests of mixing and penalties, on a build that watches every address and overflow."""
+    library = subprocess.run(
+        [build.compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(library).is_absolute():
+        pytest.skip("this compiler has no AddressSanitizer")
+    environ = {
+        **os.environ,
+        "FTBENCH_SANITIZE": "address,undefined",
+        "FTBENCH_CUDA": "0",
+        "FTBENCH_CACHE": str(tmp_path / "cache"),
+        "FTBENCH_OPS": "compiled",
+    }
+    # Compiled before the sanitizer's library is loaded, which would watch the compiler as well.
+    code = "from ftbench.ops import backend, build; print(backend._first_use(build.wanted_stamp()))"
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True)
+    folder = Path(__file__).parent
+    names = ("mix", "penalty", "malformed", "gpu_programs", "compiled_mix", "compiled_penalty")
+    paths = [str(folder / f"test_{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *paths]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-p", "no:xdist"],
+        env={
+            **environ,
+            "LD_PRELOAD": library,
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_cuda_compiles_and_links_for_every_default_architecture():
+    """The binary in use has sm_80, sm_90 and PTX: it was built where nvcc is."""
+    path = backend.ahead_of_time()
+    if path is None or torch.version.cuda is None:
+        pytest.skip("nothing was built ahead of time, or this torch has no CUDA")
+    stamp = build.read_stamp(path)
+    assert stamp is not None
+    assert stamp.cuda == "8.0/9.0+PTX"
+    assert embedded_architectures(path.read_bytes()) == {
+        ("machine", 80),
+        ("machine", 90),
+        ("PTX", 90),
+    }
+
+
+def embedded_architectures(binary):
+    """Return (kind, architecture) of each entry of the fat binaries in an object file."""
+    found, start = set(), 0
+    while (start := binary.find(b"\x50\xed\x55\xba", start)) >= 0:
+        _, _, header, size = struct.unpack_from("<IHHQ", binary, start)
+        at, start = start + header, start + header + size
+        while at < start:
+            kind, _, header, size = struct.unpack_from("<HHIQ", binary, at)
+            (architecture,) = struct.unpack_from("<I", binary, at + 28)
+            found.add(({1: "PTX", 2: "machine"}.get(kind, kind), architecture))
+            at += header + size
+    return found
