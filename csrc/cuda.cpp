@@ -39,8 +39,8 @@ void mix_(Tensor& images, const Tensor& partner, const Tensor& weight, const Ten
 Tensor mix(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
            Numbers mean, Numbers std, at::ScalarType dtype) {
   const std::vector<int64_t> shape = mixed_shape(images);
-  const auto format = images.scalar_type() == at::kByte ? at::MemoryFormat::Contiguous
-                                                        : images.suggest_memory_format();
+  const bool last = images.scalar_type() != at::kByte && channels_innermost(images);
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   Tensor out = at::empty(shape, images.options().dtype(dtype).memory_format(format));
   mix_into(images, partner, weight, box, mean, std, out);
   return out;
@@ -53,7 +53,7 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const int64_t groups = call.blocks() * kGroupsPerBlock;
-  Tensor value = call.make_value(parameters);
+  Tensor value = call.empty_value(parameters);
   const Tensor partials = at::empty({groups}, value.options().dtype(at::kDouble));
   double* next = partials.mutable_data_ptr<double>();
   const int64_t count = static_cast<int64_t>(call.terms.size());
@@ -69,7 +69,7 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
   }
   C10_CUDA_CHECK(launch_total(partials.const_data_ptr<double>(), groups, value.mutable_data_ptr(),
                               call.in_double, stream));
-  call.finish();
+  call.finish(gradients);
   return value;
 }
 

@@ -25,8 +25,8 @@ Tensor empty_mixed(const Tensor& images, at::ScalarType dtype) {
   const bool bytes = images.scalar_type() == at::kByte;
   auto shape = images.sym_sizes().vec();
   if (bytes) shape = {shape[0], shape[3], shape[1], shape[2]};
-  const auto format =
-      bytes ? at::MemoryFormat::Contiguous : images.suggest_memory_format();
+  const bool last = !bytes && channels_innermost(images);
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   return at::empty_symint(shape, images.options().dtype(dtype).memory_format(format));
 }
 
@@ -54,43 +54,63 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
                                const OptionalTensors& weights, Numbers strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
-  Tensor value = call.make_value(parameters);
-  value.fill_(penalty_on_cpu(call, scale));
-  call.finish();
-  return value;
+  const double value = penalty_on_cpu(call, scale);
+  call.finish(gradients);
+  return call.make_value(parameters, value);
 }
 
 Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors,
                        const OptionalTensors& weights, Numbers strength) {
   const PenaltyCall call(parameters, anchors, weights, strength, {}, {});
-  Tensor value = call.make_value(parameters);
-  return value.fill_(penalty_on_cpu(call, 0.0));
+  return call.make_value(parameters, penalty_on_cpu(call, 0.0));
 }
 
-// Shapes alone.
-Tensor mix_meta(const Tensor& images, const Tensor&, const Tensor&, const Tensor&, Numbers,
-                Numbers, at::ScalarType dtype) {
+// Shapes alone. Tensors with data beside them are a mistake that would otherwise pass unseen.
+void check_without_data(const char* name, const Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.is_meta(), name, " is on ", tensor.device(), ", others on meta");
+}
+void check_plan(const Tensor& images, const Tensor& partner, const Tensor& weight,
+                const Tensor& box) {
+  check_without_data("images", images);
+  check_without_data("plan.partner", partner);
+  check_without_data("plan.weight", weight);
+  check_without_data("plan.box", box);
+}
+
+Tensor mix_meta(const Tensor& images, const Tensor& partner, const Tensor& weight,
+                const Tensor& box, Numbers, Numbers, at::ScalarType dtype) {
+  check_plan(images, partner, weight, box);
   return empty_mixed(images, dtype);
 }
-void mix_into_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Numbers, Numbers,
-                   Tensor&) {}
-void mix_in_place_meta(Tensor&, const Tensor&, const Tensor&, const Tensor&, Numbers, Numbers) {}
+void mix_into_meta(const Tensor& images, const Tensor& partner, const Tensor& weight,
+                   const Tensor& box, Numbers, Numbers, Tensor& out) {
+  check_plan(images, partner, weight, box);
+  check_without_data("out", out);
+}
+void mix_in_place_meta(Tensor& images, const Tensor& partner, const Tensor& weight,
+                       const Tensor& box, Numbers, Numbers) {
+  check_plan(images, partner, weight, box);
+}
 
-Tensor value_meta(at::TensorList parameters) {
+Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTensors& anchors,
+                                   const OptionalTensors& weights, Numbers,
+                                   at::TensorList gradients, at::IntArrayRef, double) {
   bool in_double = !parameters.empty();
-  at::TensorOptions options;
-  for (const Tensor& each : parameters) in_double = in_double && each.scalar_type() == at::kDouble;
-  if (!parameters.empty()) options = options.device(parameters[0].device());
-  return at::empty({}, options.dtype(in_double ? at::kDouble : at::kFloat));
+  for (const Tensor& each : parameters) {
+    check_without_data("parameters", each);
+    in_double = in_double && each.scalar_type() == at::kDouble;
+  }
+  for (const Tensor& each : gradients) check_without_data("gradients", each);
+  for (const auto* list : {&anchors, &weights}) {
+    for (const std::optional<Tensor> each : *list) {
+      if (each) check_without_data(list == &anchors ? "anchors" : "weights", *each);
+    }
+  }
+  return at::empty({}, at::TensorOptions(at::kMeta).dtype(in_double ? at::kDouble : at::kFloat));
 }
-Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTensors&,
-                                   const OptionalTensors&, Numbers, at::TensorList,
-                                   at::IntArrayRef, double) {
-  return value_meta(parameters);
-}
-Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors&,
-                            const OptionalTensors&, Numbers) {
-  return value_meta(parameters);
+Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors& anchors,
+                            const OptionalTensors& weights, Numbers strength) {
+  return add_quadratic_gradient_meta(parameters, anchors, weights, strength, {}, {}, 0.0);
 }
 
 // For tests: what the GPU's threads would do, done by the CPU.
@@ -108,7 +128,7 @@ double add_quadratic_gradient_as_gpu_(at::TensorList parameters, const OptionalT
                                       double scale) {
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
   const double value = penalty_as_gpu(call, scale);
-  call.finish();
+  call.finish(gradients);
   return value;
 }
 

@@ -10,6 +10,9 @@
 
 namespace ftbench {
 
+// Whether a dense (B, C, H, W) lies in memory as (B, H, W, C), and not the other way as well.
+bool channels_innermost(const at::Tensor& tensor);
+
 // (B, C, H, W) for images of that shape, or for bytes of shape (B, H, W, C).
 std::vector<int64_t> mixed_shape(const at::Tensor& images);
 
@@ -19,13 +22,14 @@ struct MixCall {
   Mix mix{};
   bool empty = false;         // nothing to mix
   at::Tensor source, target;  // dense, and apart unless they are the same
+  at::Tensor plan[3];         // dense
   std::vector<float> scale, shift;
 
   MixCall(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
           const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
           const at::Tensor& out);
   MixCall(const MixCall&) = delete;
-  // Copies to `out` what could not be written there at once.
+  // Copies to `out` what could not be written there at once, and tells autograd of the change.
   void finish(const at::Tensor& out) const;
 
  private:

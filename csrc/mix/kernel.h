@@ -23,8 +23,9 @@ inline void cut_runs(const Box& box, int64_t width, int64_t begin, int64_t end, 
 
 template <class In, class Out, int kPeriod>
 struct Mixer {
-  // Pixels are never subnormal, which one set's rounding to bfloat16 makes use of.
-  static constexpr bool kPixels = sizeof(In) == 1 && std::is_same_v<Out, c10::BFloat16>;
+  // Of normalised pixels, what is subnormal is far below their rounding: zero will do for it.
+  static constexpr bool kPixels =
+      sizeof(In) == 1 && kPeriod != 0 && std::is_same_v<Out, c10::BFloat16>;
   const Mix& mix;
   const Tiles& tiles;
   const Step* steps;
@@ -38,7 +39,8 @@ struct Mixer {
   Pattern pattern(int64_t plane) const {
     const int64_t size = kLanes * tiles.period;
     float* at = scratch + plane * 4 * size;
-    return {at, at + size, at + 2 * size, at + 3 * size, tiles.period};
+    return {at, at + size, at + 2 * size, at + 3 * size, tiles.period,
+            depth() == 1};
   }
   // The tile of the image that is overwritten before its last reader comes.
   In* kept() const { return reinterpret_cast<In*>(scratch + tiles.patterns); }
@@ -137,7 +139,7 @@ struct Mixer {
   void mix_tile() {
     const int64_t left = mix.pixels() - tile.pixel;
     if (tile.pixels > left) tile.pixels = left;
-    float weight = -1.0f;
+    float weight = __builtin_nanf("");  // unlike any
     for (int64_t k = 0; k < mix.batch; ++k) {
       const Step& step = steps[k];
       const Box box = clip(mix.box + 4 * step.image, mix.height, mix.width);

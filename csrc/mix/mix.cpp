@@ -1,7 +1,6 @@
 // Mixing: from tensors to what the kernels need, and the CPU's threads.
 #include "call.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "../cpu.h"
+#include "../tensors.h"
 
 namespace ftbench {
 namespace {
@@ -41,7 +41,6 @@ void check_field(const char* name, const at::Tensor& field, at::ScalarType type,
                     ", expected ", shape);
   TORCH_CHECK_VALUE(field.device() == images.device(), "the plan's ", name, " is on ",
                     field.device(), ", images on ", images.device());
-  TORCH_CHECK_VALUE(field.is_contiguous(), "plan.", name, " is not contiguous");
 }
 
 // Partners index memory. On a GPU they were checked when the plan was made.
@@ -55,9 +54,6 @@ void check_partners(const at::Tensor& partner) {
   }
 }
 
-bool channels_innermost(const at::Tensor& tensor) {
-  return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
-}
 bool plain(const at::Tensor& tensor) {
   return tensor.is_contiguous() || tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
@@ -101,6 +97,10 @@ Batch settle(const at::Tensor& images, const at::Tensor& out) {
 
 }  // namespace
 
+bool channels_innermost(const at::Tensor& tensor) {
+  return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
 std::vector<int64_t> mixed_shape(const at::Tensor& images) {
   TORCH_CHECK_VALUE(images.dim() == 4, "images have shape ", images.sizes(), ", expected ",
                     images.scalar_type() == at::kByte ? "(B, H, W, C)" : "(B, C, H, W)");
@@ -119,21 +119,25 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
   TORCH_CHECK_VALUE(out.sizes() == at::IntArrayRef(shape) && out.device() == images.device(),
                     "out is ", out.sizes(), " on ", out.device(), ", expected ",
                     at::IntArrayRef(shape), " on ", images.device());
-  at::assert_no_internal_overlap(out);
+  TORCH_CHECK_VALUE(elements_apart(out), "out has strides ", out.strides(),
+                    ": several elements would share a single memory location");
   const int64_t batch = shape[0];
   check_field("partner", partner, at::kLong, {batch}, images);
   check_field("weight", weight, at::kFloat, {batch}, images);
   check_field("box", box, at::kInt, {batch, 4}, images);
-  check_partners(partner);
+  plan[0] = partner.contiguous();
+  plan[1] = weight.contiguous();
+  plan[2] = box.contiguous();
+  check_partners(plan[0]);
   TORCH_CHECK_VALUE(batch <= std::numeric_limits<int32_t>::max(), "the batch has ", batch,
                     " images, expected fewer than 2^31");
   mix.batch = batch;
   mix.channels = shape[1];
   mix.height = shape[2];
   mix.width = shape[3];
-  mix.partner = partner.const_data_ptr<int64_t>();
-  mix.weight = weight.const_data_ptr<float>();
-  mix.box = box.const_data_ptr<int32_t>();
+  mix.partner = plan[0].const_data_ptr<int64_t>();
+  mix.weight = plan[1].const_data_ptr<float>();
+  mix.box = plan[2].const_data_ptr<int32_t>();
   normalize(mean, std);
   empty = out.numel() == 0;
   if (!empty) bind(images, out);
@@ -167,7 +171,11 @@ void MixCall::bind(const at::Tensor& images, const at::Tensor& out) {
 }
 
 void MixCall::finish(const at::Tensor& out) const {
-  if (!empty && !target.is_same(out)) out.copy_(target);
+  if (!target.is_same(out)) {
+    out.copy_(target);
+  } else if (!out.is_inference()) {
+    out.unsafeGetTensorImpl()->bump_version();
+  }
 }
 
 namespace {

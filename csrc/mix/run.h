@@ -8,6 +8,7 @@ enum class Source { kBoth, kOwn, kPartner };
 struct Pattern {
   float *own, *other, *scale, *shift;
   int64_t period;
+  bool uniform;  // one channel: the lanes are alike
 };
 
 // Sets the shares of a sample with this weight; channels are `depth` neighbours from `first` on.
@@ -107,7 +108,7 @@ struct Writer {
     if constexpr (kPeriod >= 0) {
       Shares part[kRepeat];
       for (int v = 0; v < kRepeat; ++v) part[v] = shares_at(pattern, v);
-      if (kPeriod <= 1 && route == Route::kPast && !aligned(run.out) && run.size >= kUnit) {
+      if (pattern.uniform && route == Route::kPast && !aligned(run.out) && run.size >= kUnit) {
         const int64_t start = (64 - reinterpret_cast<uintptr_t>(run.out) % 64) / sizeof(Out);
         while (i < start) {
           const int64_t count = start - i < kLanes ? start - i : kLanes;
@@ -132,7 +133,7 @@ struct Writer {
 template <class Out, bool kNormalised, Source kSource>
 __attribute__((noinline)) int64_t write_triples(const Run<uint8_t, Out>& given, int64_t plane,
                                                 const Pattern* patterns, Route route) {
-  constexpr bool kPixels = std::is_same_v<Out, c10::BFloat16>;
+  constexpr bool kPixels = kNormalised && std::is_same_v<Out, c10::BFloat16>;
   const Run<uint8_t, Out> run = given;
   const Shares part[3] = {shares_at(patterns[0], 0), shares_at(patterns[1], 0),
                           shares_at(patterns[2], 0)};

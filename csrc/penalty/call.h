@@ -5,6 +5,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "penalty.h"
@@ -25,14 +27,16 @@ struct PenaltyCall {
               at::TensorList gradients, at::IntArrayRef trained);
   PenaltyCall(const PenaltyCall&) = delete;
   int64_t blocks() const { return starts.back(); }
-  at::Tensor make_value(at::TensorList parameters) const;
-  // Adds to the gradients what could not be added there at once.
-  void finish() const;
+  at::Tensor empty_value(at::TensorList parameters) const;
+  at::Tensor make_value(at::TensorList parameters, double value) const;  // on the CPU
+  // Adds to the gradients what could not be added there at once, and tells autograd of the change.
+  void finish(at::TensorList gradients) const;
 
  private:
   void add_term(const at::Tensor& parameter, const at::Tensor& anchor, const at::Tensor& weights,
                 double strength, const at::Tensor& gradient);
 
+  std::unordered_set<const void*> written_;  // gradients that a term adds to
   std::vector<at::Tensor> owned_;  // copies that the terms point into
   std::vector<std::pair<at::Tensor, at::Tensor>> late_;  // a gradient, and what to add to it
 };

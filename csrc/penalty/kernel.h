@@ -48,14 +48,14 @@ struct FloatBlock {
   Vector strength, factor;
   Sum sum;
 
-  // `Get` and `Set` read and write sixteen lanes or some of them; others are zero and add nothing.
-  template <class Get, class Set>
-  FTBENCH_INLINE void add(int64_t i, const Get& get, const Set& set) {
+  // `Get` and `Set` read and write sixteen lanes or some of them, which `Keep` lets count.
+  template <class Get, class Set, class Keep>
+  FTBENCH_INLINE void add(int64_t i, const Get& get, const Set& set, const Keep& keep) {
     Vector gap = get(parameter + i);
     if constexpr (kAnchor) gap = gap - get(anchor + i);
     Vector pull = strength * gap;
     if constexpr (kWeights) pull = get(weights + i) * gap;
-    sum.add(pull * gap);
+    sum.add(keep(pull * gap));
     if constexpr (kGradient) set(gradient + i, get(gradient + i) + factor * pull);
   }
   FTBENCH_INLINE void prefetch_all(int64_t i) const {
@@ -70,11 +70,14 @@ struct FloatBlock {
     for (; i + kLanes <= end; i += kLanes) {
       prefetch_all(i + kPenaltyAhead);
       add(i, [](const float* p) __attribute__((always_inline)) { return load(p); },
-          [](float* p, Vector a) __attribute__((always_inline)) { store(p, a); });
+          [](float* p, Vector a) __attribute__((always_inline)) { store(p, a); },
+          [](Vector a) __attribute__((always_inline)) { return a; });
     }
     if (const int64_t count = end - i; count > 0) {
       add(i, [=](const float* p) __attribute__((always_inline)) { return load_part(p, count); },
-          [=](float* p, Vector a) __attribute__((always_inline)) { store_part(p, a, count); });
+          [=](float* p, Vector a) __attribute__((always_inline)) { store_part(p, a, count); },
+          // Zero times an infinite strength is no number.
+          [=](Vector a) __attribute__((always_inline)) { return keep_first(a, count); });
     }
     return total(sum);
   }
@@ -105,7 +108,7 @@ inline double mixed_block(const Term& term, int64_t begin, int64_t end, float sc
                                ? load_number(term.weights, term.weights_type, i, count)
                                : fill(static_cast<float>(term.strength));
     const Vector pull = weights * gap;
-    sum.add(pull * gap);
+    sum.add(keep_first(pull * gap, count));
     if (term.gradient) {
       add_number(term.gradient, term.gradient_type, i, count, factor * pull);
     }

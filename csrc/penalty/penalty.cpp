@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "../cpu.h"
+#include "../tensors.h"
 #include "call.h"
 #include "program.h"
 
@@ -69,7 +70,12 @@ PenaltyCall::PenaltyCall(at::TensorList parameters, const OptionalTensors& ancho
     const at::Tensor weight = weights.get(i).value_or(at::Tensor());
     if (anchor.defined()) check_like("anchors", i, anchor, parameter);
     if (weight.defined()) check_like("weights", i, weight, parameter);
-    if (gradient_of[i].defined()) check_like("gradients", i, gradient_of[i], parameter);
+    if (gradient_of[i].defined()) {
+      check_like("gradients", i, gradient_of[i], parameter);
+      TORCH_CHECK_VALUE(elements_apart(gradient_of[i]), "gradients[", i, "] has strides ",
+                        gradient_of[i].strides(),
+                        ": several elements would share a single memory location");
+    }
     in_double = in_double && parameter.scalar_type() == at::kDouble;
     if (parameter.numel() > 0) add_term(parameter, anchor, weight, strength[i], gradient_of[i]);
   }
@@ -82,8 +88,7 @@ void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
   const auto is_double = [](const at::Tensor& t) {
     return t.defined() && t.scalar_type() == at::kDouble;
   };
-  const bool any_double =
-      is_double(given) || is_double(anchor) || is_double(weights) || is_double(gradient);
+  const bool any_double = is_double(given) || is_double(anchor) || is_double(weights);
   // A copy where elements lie otherwise or, in float64, where they are narrower.
   const auto fits = [&](const at::Tensor& t, const at::Tensor& parameter) {
     return lies_alike(t, parameter) && (!any_double || is_double(t));
@@ -102,7 +107,9 @@ void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
   };
   const at::Tensor start = settle(anchor), factor = settle(weights);
   at::Tensor total = gradient;
-  if (gradient.defined() && !fits(gradient, parameter)) {
+  // Threads add to all terms at once, so that of tied parameters only one may be added to.
+  if (gradient.defined() && (!fits(gradient, parameter) || is_double(gradient) != any_double ||
+                             !written_.insert(gradient.const_data_ptr()).second)) {
     const auto type = any_double ? at::kDouble : at::kFloat;
     total = at::zeros_like(parameter, parameter.options().dtype(type));
     late_.emplace_back(gradient, total);
@@ -117,14 +124,27 @@ void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
   starts.push_back(starts.back() + blocks_of(parameter.numel()));
 }
 
-at::Tensor PenaltyCall::make_value(at::TensorList parameters) const {
+at::Tensor PenaltyCall::empty_value(at::TensorList parameters) const {
   at::TensorOptions options;
   if (!parameters.empty()) options = options.device(parameters[0].device());
   return at::empty({}, options.dtype(in_double ? at::kDouble : at::kFloat));
 }
 
-void PenaltyCall::finish() const {
+at::Tensor PenaltyCall::make_value(at::TensorList parameters, double value) const {
+  at::Tensor made = empty_value(parameters);
+  if (in_double) {
+    *made.mutable_data_ptr<double>() = value;
+  } else {
+    *made.mutable_data_ptr<float>() = static_cast<float>(value);
+  }
+  return made;
+}
+
+void PenaltyCall::finish(at::TensorList gradients) const {
   for (const auto& [gradient, part] : late_) gradient.add_(part);
+  for (const at::Tensor& gradient : gradients) {
+    if (!gradient.is_inference()) gradient.unsafeGetTensorImpl()->bump_version();
+  }
 }
 
 double penalty_on_cpu(const PenaltyCall& call, double scale) {

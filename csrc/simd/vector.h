@@ -45,7 +45,7 @@ FTBENCH_INLINE __m256i pack(const c10::BFloat16*, Vector a) {
   return _mm512_cvtepi32_epi16(rounded);
 }
 #if FTBENCH_ISA >= FTBENCH_AVX512_BF16
-// The instruction takes subnormal numbers for zero, which no mixture of pixels is.
+// The instruction takes subnormal numbers for zero.
 FTBENCH_INLINE __m256i pack_pixels(Vector a) { return (__m256i)_mm512_cvtneps_pbh(a.v); }
 FTBENCH_INLINE __m512i pack_pixels(Vector a, Vector b) {
   return (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v);
@@ -271,7 +271,7 @@ struct Sum {
 #endif
 
 // How a result is written: into the caches, or past them to memory, at an address that is aligned
-// to the vector's size. kPixels: the numbers are mixed pixels, never subnormal.
+// to the vector's size. kPixels: subnormal numbers may become zero.
 enum class Route { kCached, kPast };
 
 #if FTBENCH_ISA >= FTBENCH_AVX2
@@ -346,6 +346,13 @@ FTBENCH_INLINE void store_part(T* p, Vector a, int64_t count) {
   copy_part(p, whole, count);
 }
 #endif
+
+// The first `count` lanes of a vector; the others are zero, whatever they were.
+FTBENCH_INLINE Vector keep_first(Vector a, int64_t count) {
+  float whole[kLanes];
+  store(whole, a);
+  return load_part(whole, count);
+}
 
 // One cache line of each is asked for; beyond the end of a buffer this does nothing.
 FTBENCH_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.machinery
 import importlib.util
 import logging
@@ -59,12 +58,27 @@ class Implementation:
         return f"compiled {self.instruction_set if device.type == 'cpu' else 'cuda'}"
 
 
-@functools.cache
+_chosen: Implementation | None = None
+
+
 def implementation() -> Implementation:
     """Return what serves in this process, compiling the operators if nothing else is needed.
 
     ``FTBENCH_OPS=reference`` or ``compiled`` forces one; FtbenchError where it cannot be had.
     """
+    global _chosen
+    if _chosen is None:
+        _chosen = _choose()
+    return _chosen
+
+
+def choose_again() -> None:
+    """Let the next use choose anew, as when the environment has changed."""
+    global _chosen
+    _chosen = None
+
+
+def _choose() -> Implementation:
     asked = os.environ.get("FTBENCH_OPS", "").strip()
     if asked not in {"", "reference", "compiled"}:
         raise FtbenchError(f"FTBENCH_OPS is {asked!r}; expected reference or compiled")
@@ -226,5 +240,6 @@ def _run_build(folder: Path, **environ: str) -> str:
 
 def forget_failures() -> None:
     """Let the next use compile again what failed to compile before."""
+    choose_again()
     for path in cache_folder().glob("ops-*.failed.txt"):
         path.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ftbench.ops import backend, reference
 
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 class QuadraticPenalty:
     """``½ Σ_i s_i Σ (θ_i − a_i)²`` over parameters θ_i.
@@ -33,6 +35,7 @@ class QuadraticPenalty:
         for index, (parameter, anchor, factor) in enumerate(
             zip(parameters, anchors, strength, strict=True)
         ):
+            _check_dtype(f"parameters[{index}]", parameter)
             if anchor is not None:
                 _check_tensor(f"anchors[{index}]", anchor, parameter)
             _check_strength(f"strength[{index}]", factor, parameter)
@@ -160,5 +163,11 @@ def _check_tensor(name: str, value: Tensor, parameter: Tensor) -> None:
         )
     if value.device != parameter.device:
         raise ValueError(f"{name} is on {value.device}, its parameter on {parameter.device}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating-point one")
+    _check_dtype(name, value)
+
+
+def _check_dtype(name: str, value: Tensor) -> None:
+    if value.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, expected float32, float64, float16 or bfloat16"
+        )
