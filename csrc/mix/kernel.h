@@ -1,24 +1,21 @@
 // Mixing tiles, for one instruction set. Included by simd/compile.h in that set's namespace.
 
-// Runs of one row lie inside the box or outside; what is above and below is one run each. Calls
-// run(begin, end, inside, whole): whole where no box cuts the rows.
+// Cuts pixels [begin, end) where a box's edges are; what lies between two rows of the box is one run.
+// Calls run(begin, end, inside).
 template <class F>
 inline void cut_runs(const Box& box, int64_t width, int64_t begin, int64_t end, const F& run) {
-  const int64_t top = box.top * width, bottom = box.bottom * width;
-  if (box.empty() || end <= top || begin >= bottom) return run(begin, end, false, true);
-  if (begin < top) run(begin, top, false, true);
-  const int64_t stop = end < bottom ? end : bottom;
-  begin = begin < top ? top : begin;
-  for (int64_t row = begin / width * width; begin < stop; row += width) {
-    const int64_t edges[3] = {row + box.left, row + box.right, row + width};
-    for (int part = 0; part < 3; ++part) {
-      const int64_t edge = edges[part] < stop ? edges[part] : stop;
-      if (begin >= edge) continue;
-      run(begin, edge, part == 1, false);
-      begin = edge;
+  if (!box.empty()) {
+    const int64_t first = begin / width > box.top ? begin / width : box.top;
+    for (int64_t row = first; row < box.bottom && row * width < end; ++row) {
+      int64_t left = row * width + box.left, right = row * width + box.right;
+      left = left < begin ? begin : left > end ? end : left;
+      right = right < begin ? begin : right > end ? end : right;
+      if (begin < left) run(begin, left, false);
+      if (left < right) run(left, right, true);
+      begin = right;
     }
   }
-  if (stop < end) run(stop, end, false, true);
+  if (begin < end) run(begin, end, false);
 }
 
 template <class In, class Out, int kPeriod>
@@ -158,10 +155,11 @@ struct Mixer {
                              : weight == 0.0f ? Source::kPartner
                                               : Source::kBoth;
       cut_runs(box, mix.width, tile.pixel, tile.pixel + tile.pixels,
-               [&](int64_t begin, int64_t end, bool inside, bool whole) {
+               [&](int64_t begin, int64_t end, bool inside) {
                  const Source source = inside ? Source::kPartner : outside;
-                 const Route route =
-                     whole && tiles.past_caches ? Route::kPast : Route::kCached;
+                 // Short runs would leave their lines half written.
+                 const bool past = tiles.past_caches && end - begin >= mix.width;
+                 const Route route = past ? Route::kPast : Route::kCached;
                  if (mix.images_last == mix.out_last) {
                    write_alike(step, source, begin, end, route);
                  } else {

@@ -40,59 +40,41 @@ constexpr int64_t kPenaltyAhead = 512;
 
 // All in float32, the common case.
 template <bool kAnchor, bool kWeights, bool kGradient>
-struct FloatBlock {
-  const float* parameter;
-  const float* anchor;
-  const float* weights;
-  float* gradient;
-  Vector strength, factor;
-  Sum sum;
-
-  // `Get` and `Set` read and write sixteen lanes or some of them, which `Keep` lets count.
-  template <class Get, class Set, class Keep>
-  FTBENCH_INLINE void add(int64_t i, const Get& get, const Set& set, const Keep& keep) {
-    Vector gap = get(parameter + i);
-    if constexpr (kAnchor) gap = gap - get(anchor + i);
-    Vector pull = strength * gap;
-    if constexpr (kWeights) pull = get(weights + i) * gap;
-    sum.add(keep(pull * gap));
-    if constexpr (kGradient) set(gradient + i, get(gradient + i) + factor * pull);
-  }
-  FTBENCH_INLINE void prefetch_all(int64_t i) const {
-    prefetch(parameter + i);
-    if constexpr (kAnchor) prefetch(anchor + i);
-    if constexpr (kWeights) prefetch(weights + i);
-    if constexpr (kGradient) prefetch_to_write(gradient + i);
-  }
-  double run(int64_t begin, int64_t end) {
-    sum.clear();
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      prefetch_all(i + kPenaltyAhead);
-      add(i, [](const float* p) __attribute__((always_inline)) { return load(p); },
-          [](float* p, Vector a) __attribute__((always_inline)) { store(p, a); },
-          [](Vector a) __attribute__((always_inline)) { return a; });
-    }
-    if (const int64_t count = end - i; count > 0) {
-      add(i, [=](const float* p) __attribute__((always_inline)) { return load_part(p, count); },
-          [=](float* p, Vector a) __attribute__((always_inline)) { store_part(p, a, count); },
-          // Zero times an infinite strength is no number.
-          [=](Vector a) __attribute__((always_inline)) { return keep_first(a, count); });
-    }
-    return total(sum);
-  }
-};
-
-template <bool kAnchor, bool kWeights, bool kGradient>
 double float_block(const Term& term, int64_t begin, int64_t end, float scale) {
-  FloatBlock<kAnchor, kWeights, kGradient> block;
-  block.parameter = static_cast<const float*>(term.parameter);
-  block.anchor = static_cast<const float*>(term.anchor);
-  block.weights = static_cast<const float*>(term.weights);
-  block.gradient = static_cast<float*>(term.gradient);
-  block.strength = fill(static_cast<float>(term.strength));
-  block.factor = fill(scale);
-  return block.run(begin, end);
+  // Copies in registers: nothing that is written can change them.
+  const float* const parameter = static_cast<const float*>(term.parameter);
+  const float* const anchor = static_cast<const float*>(term.anchor);
+  const float* const weights = static_cast<const float*>(term.weights);
+  float* const gradient = static_cast<float*>(term.gradient);
+  const Vector strength = fill(static_cast<float>(term.strength)), factor = fill(scale);
+  Sum sum;
+  sum.clear();
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) {
+    const int64_t ahead = i + kPenaltyAhead;
+    prefetch(parameter + ahead);
+    if constexpr (kAnchor) prefetch(anchor + ahead);
+    if constexpr (kWeights) prefetch(weights + ahead);
+    if constexpr (kGradient) prefetch_to_write(gradient + ahead);
+    Vector gap = load(parameter + i);
+    if constexpr (kAnchor) gap = gap - load(anchor + i);
+    Vector pull = strength * gap;
+    if constexpr (kWeights) pull = load(weights + i) * gap;
+    sum.add(pull * gap);
+    if constexpr (kGradient) store(gradient + i, load(gradient + i) + factor * pull);
+  }
+  if (const int64_t count = end - i; count > 0) {
+    Vector gap = load_part(parameter + i, count);
+    if constexpr (kAnchor) gap = gap - load_part(anchor + i, count);
+    Vector pull = strength * gap;
+    if constexpr (kWeights) pull = load_part(weights + i, count) * gap;
+    // Zero times an infinite strength is no number.
+    sum.add(keep_first(pull * gap, count));
+    if constexpr (kGradient) {
+      store_part(gradient + i, load_part(gradient + i, count) + factor * pull, count);
+    }
+  }
+  return total(sum);
 }
 
 // Any mixture of precisions up to float32, computed in float32.
