@@ -5,13 +5,14 @@ import torch
 
 import ftbench
 from ftbench import ops
+from ftbench.ops import backend
 
 
 @pytest.fixture
 def sweep(tiny, tmp_path, monkeypatch):
     def run(name):
         monkeypatch.setenv("FTBENCH_OPS", "reference" if name == "reference" else "")
-        ops.implementation.cache_clear()
+        backend.choose_again()
         if name == "compiled" and ops.implementation().name != name:
             pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
         spec = ftbench.SweepSpec(
@@ -28,7 +29,7 @@ def sweep(tiny, tmp_path, monkeypatch):
 
     yield run
     monkeypatch.undo()
-    ops.implementation.cache_clear()
+    backend.choose_again()
 
 
 def test_a_sweep_by_the_reference_and_one_compiled_give_the_same_table(sweep):

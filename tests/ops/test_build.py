@@ -24,10 +24,10 @@ def fresh(monkeypatch, tmp_path):
     """Choose anew in each test, with a cache of its own."""
     monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FTBENCH_OPS", raising=False)
-    backend.implementation.cache_clear()
+    backend.choose_again()
     yield
     monkeypatch.undo()
-    backend.implementation.cache_clear()
+    backend.choose_again()
 
 
 @pytest.fixture
@@ -182,11 +182,11 @@ def test_a_failed_compilation_is_told_once_and_tried_again_when_asked(monkeypatc
     assert "compiling failed; " in backend.implementation().reason
     log = next(backend.cache_folder().glob("*.failed.txt"))
     assert log.read_text() == "error: x.cpp:3"
-    backend.implementation.cache_clear()
+    backend.choose_again()
     assert "compiling failed before" in backend.implementation().reason
     assert len(calls) == 1
     backend.forget_failures()
-    backend.implementation.cache_clear()
+    backend.choose_again()
     assert "compiling failed; " in backend.implementation().reason
     assert len(calls) == 2
 
@@ -310,3 +310,9 @@ def embedded_architectures(binary):
             found.add(({1: "PTX", 2: "machine"}.get(kind, kind), architecture))
             at += header + size
     return found
+
+
+@needs_compiler
+def test_where_there_is_a_compiler_the_compiled_operators_serve(monkeypatch):
+    monkeypatch.delenv("FTBENCH_CACHE")  # what was compiled before may serve
+    assert backend.implementation().name == "compiled", backend.implementation().reason

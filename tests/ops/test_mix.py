@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from ftbench.ops import mix
 from tests.support import make_plan
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 

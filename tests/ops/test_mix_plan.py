@@ -241,6 +241,7 @@ def soft_targets(labels, plan, classes):
     return weight * own + (1 - weight) * own[plan.partner]
 
 
+@pytest.mark.usefixtures("implementation")
 def test_uint8_images_do_not_get_wholly_their_partners_targets():  # timm, mode="elem"
     images = torch.randint(256, (4, 6, 6, 3), dtype=torch.uint8)
     plan = make_plan([1, 0, 3, 2], [0.7] * 4, [[0] * 4] * 4, 6, 6)
@@ -267,6 +268,7 @@ def test_two_samples_of_one_label_keep_its_whole_weight():  # FFCV overwrites th
     )
 
 
+@pytest.mark.usefixtures("implementation")
 def test_weight_is_the_images_own_share_and_not_the_partners():  # kornia once inverted λ
     images = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
     plan = make_plan([1, 0], [0.9, 0.9], [[0] * 4] * 2, 2, 2)
@@ -274,6 +276,7 @@ def test_weight_is_the_images_own_share_and_not_the_partners():  # kornia once i
     assert plan.label_weight.tolist() == pytest.approx([0.9, 0.9])
 
 
+@pytest.mark.usefixtures("implementation")
 def test_label_weight_of_a_clipped_cutmix_box_is_what_the_image_shows():
     images = torch.zeros(2, 1, 9, 7)
     images[1] = 1
@@ -287,6 +290,7 @@ def test_label_weight_of_a_clipped_cutmix_box_is_what_the_image_shows():
     assert clipped > 10
 
 
+@pytest.mark.usefixtures("implementation")
 def test_odd_batches_are_mixed():  # torchvision's flip-based peers refuse them
     images, labels = torch.randn(3, 3, 4, 4), torch.tensor([0, 1, 2])
     plan = sample_mix(3, 4, 4, mixup_alpha=0.4, seed=0, step=0)

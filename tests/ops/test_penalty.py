@@ -9,6 +9,8 @@ from torch import nn
 
 from ftbench.ops import QuadraticPenalty
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 SHAPES = [(), (1,), (7,), (3, 4), (4, 3, 2, 2)]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -102,6 +104,28 @@ def test_value_passes_a_numerical_gradient_check():
     penalty = QuadraticPenalty(rows, [torch.ones(3, 2).double(), None], [0.3, torch.rand(4)])
     # The value is float32, so that differences of it are coarse.
     assert torch.autograd.gradcheck(lambda *_: penalty.value(), rows, eps=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_first_and_second_derivatives_pass_a_numerical_check(anchored, weighted):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 2), (5,), (), (2, 1, 2, 2)]
+    rows, starts, factors = (
+        [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        for _ in range(3)
+    )
+    rows[-1] = rows[-1].contiguous(memory_format=torch.channels_last)
+    anchors = starts if anchored else [None] * 4
+    strength = factors if weighted else [0.3, 1.5, 2.0, 0.0]
+
+    def value(*parameters):
+        return QuadraticPenalty(parameters, anchors, strength).value()
+
+    parameters = [row.requires_grad_() for row in rows]
+    assert value(*parameters).dtype == torch.float64
+    assert torch.autograd.gradcheck(value, parameters)
+    assert torch.autograd.gradgradcheck(value, parameters)
 
 
 def test_one_call_serves_l2sp_with_its_head_term_and_ewc():

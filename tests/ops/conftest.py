@@ -1,0 +1,58 @@
+"""What the tests of the operators share: plain torch and every set of kernels in turn."""
+
+import pytest
+import torch
+
+from ftbench.ops import backend
+
+# Every set that any processor has kernels for; test_instruction_sets.py sees that none is missing.
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The extension module; its operators are torch.ops.ftbench."""
+    serving = backend.implementation()
+    if serving.name != "compiled":
+        pytest.skip(f"nothing is compiled: {serving.reason}")
+    return serving.module
+
+
+@pytest.fixture(autouse=True)
+def _settings_put_back(request):
+    """Leave the kernels as the test found them, whatever it tried and wherever it failed."""
+    if "compiled" not in request.fixturenames:
+        yield
+        return
+    module = request.getfixturevalue("compiled")
+    kept, cache_bytes = module.instruction_set(), module.last_cache_bytes()
+    yield
+    module.use_instruction_set(kept)
+    module.set_last_cache_bytes(cache_bytes)
+
+
+# For a module and not for a test: hypothesis asks for that.
+@pytest.fixture(scope="module", params=["reference", *INSTRUCTION_SETS])
+def implementation(request):
+    """Let plain torch, then each instruction set's kernels, serve the public functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "reference":
+            plain = backend.Implementation("reference", "the tests ask for it")
+            patch.setattr(backend, "implementation", lambda: plain)
+            yield request.param
+            return
+        module = request.getfixturevalue("compiled")
+        if request.param not in module.instruction_sets():
+            pytest.skip(f"this processor has no {request.param}")
+        kept = module.instruction_set()
+        module.use_instruction_set(request.param)
+        yield request.param
+        module.use_instruction_set(kept)
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads for the rest of the test."""
+    kept = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(kept)

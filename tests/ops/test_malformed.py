@@ -1,0 +1,224 @@
+"""Malformed arguments of the operators are refused in words or taken rightly; nothing crashes."""
+
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ftbench.ops import MixPlan, QuadraticPenalty, mix
+from tests.ops import malformed
+from tests.ops.malformed import OPERATORS, good_mix, good_penalty
+from tests.support import ROOT
+
+
+def replaced(bad, most):
+    """Up to ``most`` of the arguments, each with a maker of what stands in its place."""
+    return st.lists(st.sampled_from(sorted(bad)), unique=True, max_size=most).flatmap(
+        lambda names: st.fixed_dictionaries({name: st.sampled_from(bad[name]) for name in names})
+    )
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.sampled_from(malformed.MIXES), replaced(malformed.BAD_MIX, 5))
+def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(compiled, name, replacements):
+    arguments = good_mix()
+    arguments.update({key: make() for key, make in replacements.items()})
+    taken = malformed.try_mix(name, arguments)
+    assert taken or replacements
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.sampled_from(malformed.PENALTIES), replaced(malformed.BAD_PENALTY, 5))
+def test_any_arguments_of_a_penalty_are_refused_or_added_rightly(compiled, name, replacements):
+    arguments = good_penalty()
+    arguments.update({key: make() for key, make in replacements.items()})
+    taken = malformed.try_penalty(name, arguments)
+    assert taken or replacements
+
+
+@st.composite
+def any_tensor(draw):
+    """A tensor of any small shape and common dtype, and often of odd strides."""
+    shape = draw(st.lists(st.integers(0, 4), max_size=5))
+    dtype = draw(
+        st.sampled_from([torch.float32, torch.uint8, torch.bfloat16, torch.int32, torch.int64])
+    )
+    if not draw(st.booleans()):
+        return malformed.values(*shape, dtype=dtype)
+    strides = draw(st.lists(st.integers(0, 7), min_size=len(shape), max_size=len(shape)))
+    return malformed.values(200, dtype=dtype).as_strided(shape, strides)
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.sampled_from(malformed.MIXES), st.data())
+def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(compiled, name, data):
+    chosen = data.draw(
+        st.dictionaries(
+            st.sampled_from(["images", "partner", "weight", "box", "out"]), any_tensor(), max_size=3
+        )
+    )
+    arguments = {**good_mix(), **chosen}
+    given_images = arguments["images"]
+    if name == "mix_" and not given_images.is_contiguous():
+        # Elements that share memory are written once each, in no order that is promised.
+        arguments["images"] = given_images.clone()
+    out = arguments["out"]
+    if out.numel() and (out.stride() != torch.empty(out.shape).stride()):
+        arguments["out"] = out.clone()
+    malformed.try_mix(name, arguments)
+
+
+def test_every_pair_of_malformed_arguments_leaves_the_process_alive(compiled):
+    command = [sys.executable, "-m", "tests.ops.malformed"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-3000:]}"
+    taken, refused = map(int, re.findall(r"\d+", done.stdout))
+    assert taken > 1000
+    assert refused > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        *(("mix", where) for where in ("partner", "weight", "box")),
+        *(("mix_into", where) for where in ("images", "partner", "weight", "box", "out")),
+    ],
+)
+def test_mixing_of_tensors_with_and_without_data_is_refused(compiled, name, where):
+    """Else the result is memory that nobody wrote."""
+    arguments = good_mix()
+    arguments[where] = arguments[where].to("meta")
+    last = arguments["out"] if name == "mix_into" else torch.float32
+    given = [arguments[key] for key in ("images", "partner", "weight", "box", "mean", "std")]
+    with pytest.raises(malformed.REFUSALS, match="meta"):
+        getattr(OPERATORS, name)(*given, last)
+
+
+@pytest.mark.parametrize("where", ["parameters", "anchors", "weights", "gradients"])
+def test_a_penalty_of_tensors_with_and_without_data_is_refused(compiled, where):
+    arguments = good_penalty()
+    place = next(i for i, each in enumerate(arguments[where]) if each is not None)
+    arguments[where][place] = arguments[where][place].to("meta")
+    with pytest.raises(malformed.REFUSALS, match="meta"):
+        OPERATORS.add_quadratic_gradient_(*arguments.values())
+
+
+@pytest.mark.parametrize("weight", [-1.0, -2.0, 2.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", malformed.MIXES)
+def test_a_weight_out_of_range_is_refused_or_means_what_it_says(compiled, name, weight):
+    for normalised in (False, True):
+        for instruction_set in compiled.instruction_sets():
+            compiled.use_instruction_set(instruction_set)
+            arguments = good_mix()
+            arguments["weight"] = torch.full((malformed.BATCH,), weight)
+            if not normalised:
+                arguments["mean"] = arguments["std"] = []
+            malformed.try_mix(name, arguments)
+
+
+def test_the_operators_themselves_name_argument_value_and_what_was_expected(compiled):
+    def mixing(**changes):
+        arguments = {**good_mix(), **changes}
+        return OPERATORS.mix_into(*(arguments[key] for key in arguments if key != "dtype"))
+
+    def adding(**changes):
+        return OPERATORS.add_quadratic_gradient_(*{**good_penalty(), **changes}.values())
+
+    two = torch.zeros(2)
+    cases = [
+        (
+            mixing,
+            {"partner": torch.tensor([0, 1, 7])},
+            IndexError,
+            "partner holds 7, expected 0 to 2",
+        ),
+        (mixing, {"partner": torch.tensor([0, -1, 1])}, IndexError, "partner holds -1, expected 0"),
+        (mixing, {"partner": torch.zeros(3)}, TypeError, "partner has dtype Float, expected Long"),
+        (mixing, {"weight": two}, ValueError, r"weight has shape \[2\], expected \[3\]"),
+        (mixing, {"box": two.int()}, ValueError, r"box has shape \[2\], expected \[3, 4\]"),
+        (mixing, {"images": two}, ValueError, r"images have shape \[2\], expected \(B, C, H, W\)"),
+        (mixing, {"images": two.byte()}, ValueError, r"expected \(B, H, W, C\)"),
+        (mixing, {"images": malformed.values(*malformed.SHAPE).double()}, TypeError, "images has"),
+        (mixing, {"out": two}, ValueError, r"out is \[2\] on cpu, expected \[3, 3, 4, 5\] on cpu"),
+        (mixing, {"out": torch.zeros(malformed.SHAPE).byte()}, TypeError, "out has dtype uint8"),
+        (mixing, {"mean": [1.0]}, ValueError, "normalize has 1 means and 3 stds"),
+        (
+            mixing,
+            {"mean": [1.0], "std": [1.0]},
+            ValueError,
+            "normalize has 1 means, the images 3 channels",
+        ),
+        (adding, {"trained": [1, 9]}, IndexError, "trained holds 9, expected 0 to 2"),
+        (adding, {"trained": [1, 1]}, ValueError, "trained holds 1 twice"),
+        (adding, {"trained": [1]}, ValueError, "2 gradients for 1 trained parameters"),
+        (adding, {"strength": [1.0]}, ValueError, "3, 3, 3 and 1 elements; expected as many"),
+        (adding, {"anchors": [None, two, None]}, ValueError, r"anchors\[1\] has shape \[2\]"),
+        (adding, {"weights": [two, None, None]}, ValueError, r"weights\[0\] has shape \[2\]"),
+        (adding, {"gradients": [two, two]}, ValueError, r"gradients\[0\] has shape \[2\]"),
+        (
+            adding,
+            {"anchors": [None, torch.zeros(19).long(), None]},
+            TypeError,
+            r"anchors\[1\] has dtype Long, expected float32, float64, float16 or bfloat16",
+        ),
+    ]
+    for call, changes, error, message in cases:
+        with pytest.raises(error, match=message):
+            call(**changes)
+
+
+def test_a_refused_call_has_changed_nothing(compiled):
+    arguments = good_penalty()
+    arguments["gradients"][1] = torch.zeros(1, 3).expand(2, 3)
+    with pytest.raises(malformed.REFUSALS, match="single memory location"):
+        OPERATORS.add_quadratic_gradient_(*arguments.values())
+    assert torch.equal(arguments["gradients"][0], good_penalty()["gradients"][0])
+
+
+# What every implementation must take or refuse alike.
+
+
+@pytest.mark.parametrize("field", ["partner", "weight", "box"])
+def test_a_plan_whose_numbers_lie_apart_is_mixed(implementation, field):
+    """One λ or one box for the batch is an expanded tensor."""
+    fields = {
+        "partner": torch.tensor([1, 2, 0]),
+        "weight": torch.tensor([0.25] * 3),
+        "box": torch.tensor([[1, 1, 3, 4]] * 3, dtype=torch.int32),
+    }
+    images = malformed.values(*malformed.SHAPE)
+    expected = mix(images, MixPlan(**fields, height=4, width=5))
+    fields[field] = malformed.spaced(fields[field])
+    assert torch.equal(mix(images, MixPlan(**fields, height=4, width=5)), expected)
+    fields["weight"] = torch.tensor(0.25).expand(3)
+    fields["box"] = torch.tensor([1, 1, 3, 4], dtype=torch.int32).expand(3, 4)
+    assert torch.equal(mix(images, MixPlan(**fields, height=4, width=5)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.float8_e4m3fn])
+def test_a_parameter_that_is_no_floating_point_number_is_named(implementation, dtype):
+    parameters = [nn.Parameter(torch.ones(3)), torch.ones(3).to(dtype)]
+    with pytest.raises(TypeError, match=r"parameters\[1\] has dtype"):
+        QuadraticPenalty(parameters, [None, None], [1.0, 1.0]).value()
+
+
+def test_a_sparse_gradient_is_refused_and_left_as_it_is(implementation):
+    parameter = nn.Parameter(torch.ones(4, 2))
+    parameter.grad = torch.eye(4, 2).to_sparse()
+    kept = parameter.grad.to_dense()
+    with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
+        QuadraticPenalty([parameter], [None], [1.0]).add_gradient_()
+    assert torch.equal(parameter.grad.to_dense(), kept)
+
+
+@pytest.mark.parametrize("scale", ["much", None])
+def test_a_scale_that_is_no_number_is_refused(implementation, scale):
+    parameter = nn.Parameter(torch.ones(3))
+    with pytest.raises((TypeError, RuntimeError)):
+        QuadraticPenalty([parameter], [None], [1.0]).add_gradient_(scale)
