@@ -246,10 +246,14 @@ def test_an_installed_ftbench_compiles_on_first_use_once_for_two_processes(tmp_p
 @needs_compiler
 def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
     """The tests of mixing and penalties, on a build that watches every address and overflow."""
-    library = subprocess.run(
-        [build.compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True
-    ).stdout.strip()
-    if not Path(library).is_absolute():
+    # The C++ library too, since the sanitizer looks for what throws when it starts.
+    libraries = [
+        subprocess.run(
+            [build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    if not all(Path(library).is_absolute() for library in libraries):
         pytest.skip("this compiler has no AddressSanitizer")
     environ = {
         **os.environ,
@@ -269,7 +273,7 @@ def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
         [*command, "-p", "no:cacheprovider", "-p", "no:xdist"],
         env={
             **environ,
-            "LD_PRELOAD": library,
+            "LD_PRELOAD": " ".join(libraries),
             "ASAN_OPTIONS": "detect_leaks=0",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         },
