@@ -92,6 +92,11 @@ def draw_values(shape, dtype, seed, *, special=False):
         which = torch.randint(6 * len(odd), shape, generator=generator)
         for index, value in enumerate(odd):
             values[which == index] = value
+        # NaNs whose bits, rounded as a number's, would be those of infinity or of zero.
+        ones = 2 ** (8 * values.element_size() - 1) - 1
+        infinity = torch.tensor(float("inf"), dtype=dtype).view(_BITS[values.element_size()])
+        for index, bits in enumerate((int(infinity) + 1, ones, -1), start=len(odd)):
+            values.view(infinity.dtype)[which == index] = bits
     return values
 
 
