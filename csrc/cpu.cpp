@@ -1,7 +1,10 @@
 #include "cpu.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
+#include <limits>
 #include <stdexcept>
 
 namespace ftbench {
@@ -32,6 +35,27 @@ std::vector<const Kernels*> supported() {
   return found;
 }
 
+// What Linux says of the first core's caches. sysconf() would count, on some processors, the caches
+// of cores that do not share theirs.
+int64_t largest_cache() {
+  int64_t largest = 0;
+  for (int i = 0; i < 8; ++i) {
+    const std::string path = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/size";
+    std::ifstream file(path);
+    int64_t size = 0;
+    char unit = 0;
+    if (!(file >> size)) continue;
+    file >> unit;
+    largest = std::max(largest, size * (unit == 'K' ? 1 << 10 : unit == 'M' ? 1 << 20 : 1));
+  }
+  return largest > 0 ? largest : std::numeric_limits<int64_t>::max();  // unknown: never past it
+}
+
+std::atomic<int64_t>& cache_bytes() {
+  static std::atomic<int64_t> bytes{largest_cache()};
+  return bytes;
+}
+
 const Kernels* find(const std::string& name) {
   std::string known;
   for (const Kernels* each : supported()) {
@@ -53,6 +77,10 @@ std::atomic<const Kernels*>& current() {
 }
 
 }  // namespace
+
+int64_t last_cache_bytes() { return cache_bytes().load(std::memory_order_relaxed); }
+
+void set_last_cache_bytes(int64_t bytes) { cache_bytes().store(bytes); }
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 

@@ -24,4 +24,8 @@ const Kernels& kernels();
 void use_instruction_set(const std::string& name);
 std::vector<std::string> instruction_sets();
 
+// The size of the last cache that a core sees. Batches that are far larger are written past it.
+int64_t last_cache_bytes();
+void set_last_cache_bytes(int64_t bytes);
+
 }  // namespace ftbench

@@ -43,7 +43,5 @@ void mix_on_cpu(const Mix& mix);
 void mix_as_gpu(const Mix& mix);
 
 // Results larger than this are written past the caches.
-int64_t last_cache_bytes();
-void set_last_cache_bytes(int64_t bytes);
 
 }  // namespace ftbench

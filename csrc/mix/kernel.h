@@ -1,21 +1,31 @@
 // Mixing tiles, for one instruction set. Included by simd/compile.h in that set's namespace.
 
-// Cuts pixels [begin, end) where a box's edges are; what lies between two rows of the box is one run.
-// Calls run(begin, end, inside).
+// Calls row(begin, end) for the pixels of each row of a box that lie in [begin, end).
 template <class F>
-inline void cut_runs(const Box& box, int64_t width, int64_t begin, int64_t end, const F& run) {
-  if (!box.empty()) {
-    const int64_t first = begin / width > box.top ? begin / width : box.top;
-    for (int64_t row = first; row < box.bottom && row * width < end; ++row) {
-      int64_t left = row * width + box.left, right = row * width + box.right;
-      left = left < begin ? begin : left > end ? end : left;
-      right = right < begin ? begin : right > end ? end : right;
-      if (begin < left) run(begin, left, false);
-      if (left < right) run(left, right, true);
-      begin = right;
+inline void each_row(const Box& box, int64_t width, int64_t begin, int64_t end, const F& row) {
+  if (box.empty()) return;
+  const int64_t first = begin / width > box.top ? begin / width : box.top;
+  for (int64_t i = first; i < box.bottom && i * width < end; ++i) {
+    const int64_t left = i * width + box.left, right = i * width + box.right;
+    const int64_t from = left < begin ? begin : left, until = right > end ? end : right;
+    if (from < until) row(from, until);
+  }
+}
+
+// Some pixels of an image as floats in the order of the result.
+template <class In>
+__attribute__((noinline)) void turn(const Mix& mix, int64_t image, int64_t pixel, int64_t count,
+                                    float* to) {
+  const int64_t channels = mix.channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    const In* from = static_cast<const In*>(mix.images) +
+                     offset(mix.images_last, channels, mix.pixels(), image, c, pixel);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t here = mix.images_last ? i * channels : i;
+      const int64_t there = mix.out_last ? i * channels + c : c * count + i;
+      to[there] = static_cast<float>(from[here]);
     }
   }
-  if (begin < end) run(begin, end, false);
 }
 
 template <class In, class Out, int kPeriod>
@@ -41,6 +51,9 @@ struct Mixer {
   }
   // The tile of the image that is overwritten before its last reader comes.
   In* kept() const { return reinterpret_cast<In*>(scratch + tiles.patterns); }
+  // One bit for each of the tile's values that lie together: whether it is in the box.
+  uint8_t* inside() const { return reinterpret_cast<uint8_t*>(scratch + tiles.inside); }
+  int64_t bit(int64_t pixel) const { return (pixel - tile.pixel) * depth(); }
 
   const In* address(int64_t image, int64_t channel, int64_t pixel) const {
     return static_cast<const In*>(mix.images) +
@@ -57,10 +70,10 @@ struct Mixer {
     switch (source) {
       case Source::kBoth:
         return Writer<From, Out, kPixels, kPeriod, Source::kBoth>::write(run, pattern, route);
-      case Source::kPartner:
-        return Writer<From, Out, kPixels, kPeriod, Source::kPartner>::write(run, pattern, route);
-      case Source::kOwn:
-        return Writer<From, Out, kPixels, kPeriod, Source::kOwn>::write(run, pattern, route);
+      case Source::kBothAround:
+        return Writer<From, Out, kPixels, kPeriod, Source::kBothAround>::write(run, pattern, route);
+      case Source::kEither:
+        return Writer<From, Out, kPixels, kPeriod, Source::kEither>::write(run, pattern, route);
     }
   }
 
@@ -72,9 +85,8 @@ struct Mixer {
                             ? kept() + (begin - tile.pixel) * depth()
                             : address(mix.partner[step.image], tile.channel, begin);
     Out* out = target(step.image, tile.channel, begin);
-    // An image that stays as it is is not touched.
-    if (kPeriod == 0 && source == Source::kOwn && static_cast<const void*>(own) == out) return;
-    write(source, Run<In, Out>{own, partner, out, (end - begin) * depth()}, pattern(0), route);
+    const Run<In, Out> run{own, partner, out, (end - begin) * depth(), inside(), bit(begin)};
+    write(source, run, pattern(0), route);
   }
 
   // Pixels [begin, end) where channels are innermost in the images or in the result alone.
@@ -85,7 +97,8 @@ struct Mixer {
       if (planes() == 3) {
         const Pattern patterns[3] = {pattern(0), pattern(1), pattern(2)};
         const Run<uint8_t, Out> run{address(step.image, 0, begin), address(partner, 0, begin),
-                                    target(step.image, 0, begin), end - begin};
+                                    target(step.image, 0, begin), end - begin,
+                                    inside(), bit(begin)};
         begin += write_triples_of(source, run, patterns, route);
       }
     }
@@ -93,12 +106,12 @@ struct Mixer {
       const int64_t count = end - begin < tiles.turned ? end - begin : tiles.turned;
       float* own = scratch + tiles.patterns;
       float* other = own + count * mix.channels;
-      turn(step.image, begin, count, own);
-      turn(partner, begin, count, other);
+      turn<In>(mix, step.image, begin, count, own);
+      turn<In>(mix, partner, begin, count, other);
       for (int64_t plane = 0; plane < planes(); ++plane) {
         const int64_t from = plane * count;
         const Run<float, Out> run{own + from, other + from, target(step.image, plane, begin),
-                                  count * depth()};
+                                  count * depth(), inside(), bit(begin)};
         write(source, run, pattern(plane), Route::kCached);
       }
       begin += count;
@@ -112,32 +125,57 @@ struct Mixer {
     switch (source) {
       case Source::kBoth:
         return write_triples<Out, kNormalised, Source::kBoth>(run, plane, patterns, route);
-      case Source::kPartner:
-        return write_triples<Out, kNormalised, Source::kPartner>(run, plane, patterns, route);
-      case Source::kOwn:
-        return write_triples<Out, kNormalised, Source::kOwn>(run, plane, patterns, route);
+      case Source::kBothAround:
+        return write_triples<Out, kNormalised, Source::kBothAround>(run, plane, patterns, route);
+      case Source::kEither:
+        return write_triples<Out, kNormalised, Source::kEither>(run, plane, patterns, route);
     }
     return 0;
   }
 
-  // Some pixels of an image as floats in the order of the result.
-  void turn(int64_t image, int64_t pixel, int64_t count, float* to) const {
-    const int64_t channels = mix.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-      const In* from = address(image, c, pixel);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t here = mix.images_last ? i * channels : i;
-        const int64_t there = mix.out_last ? i * channels + c : c * count + i;
-        to[there] = static_cast<float>(from[here]);
-      }
+  __attribute__((noinline)) void write_run(const Step& step, Source source, int64_t begin,
+                                           int64_t end) const {
+    const Route route = tiles.past_caches ? Route::kPast : Route::kCached;
+    if (mix.images_last == mix.out_last) {
+      write_alike(step, source, begin, end, route);
+    } else {
+      write_turned(step, source, begin, end, route);
     }
   }
 
-  void mix_tile() {
+  // The tile of one image, in one run: pieces of rows are fetched and written slowly, above all
+  // past the caches, where a line in two pieces must be read first. But what stays as it is is not
+  // touched.
+  void write_image(const Step& step, const Box& box, float weight) const {
+    const int64_t begin = tile.pixel, end = begin + tile.pixels;
+    if (weight != 0.0f && weight != 1.0f && !meets(box, begin, end)) {
+      return write_run(step, Source::kBoth, begin, end);
+    }
+    const bool stays = kPeriod == 0 && mix.in_place() && weight == 1.0f;
+    __builtin_memset(inside(), weight == 0.0f || stays ? 0xff : 0,
+                     tiles.inside_words * sizeof(float));
+    each_row(box, mix.width, begin, end, [&](int64_t from, int64_t until) {
+      if (stays) {
+        write_run(step, Source::kEither, from, until);
+      } else {
+        set_bits(inside(), bit(from), bit(until));
+      }
+    });
+    if (stays) return;
+    const bool either = weight == 0.0f || weight == 1.0f;
+    write_run(step, either ? Source::kEither : Source::kBothAround, begin, end);
+  }
+
+  bool meets(const Box& box, int64_t begin, int64_t end) const {
+    return !box.empty() && begin < box.bottom * mix.width && box.top * mix.width < end;
+  }
+
+  // This tile of the images of steps [begin, end).
+  void mix_steps(int64_t begin, int64_t end) {
     const int64_t left = mix.pixels() - tile.pixel;
     if (tile.pixels > left) tile.pixels = left;
     float weight = __builtin_nanf("");  // unlike any
-    for (int64_t k = 0; k < mix.batch; ++k) {
+    for (int64_t k = begin; k < end; ++k) {
       const Step& step = steps[k];
       const Box box = clip(mix.box + 4 * step.image, mix.height, mix.width);
       if (mix.weight[step.image] != weight) {
@@ -151,21 +189,7 @@ struct Mixer {
         __builtin_memcpy(kept(), address(step.image, tile.channel, tile.pixel),
                          tile.pixels * depth() * sizeof(In));
       }
-      const Source outside = weight == 1.0f   ? Source::kOwn
-                             : weight == 0.0f ? Source::kPartner
-                                              : Source::kBoth;
-      cut_runs(box, mix.width, tile.pixel, tile.pixel + tile.pixels,
-               [&](int64_t begin, int64_t end, bool inside) {
-                 const Source source = inside ? Source::kPartner : outside;
-                 // Short runs would leave their lines half written.
-                 const bool past = tiles.past_caches && end - begin >= mix.width;
-                 const Route route = past ? Route::kPast : Route::kCached;
-                 if (mix.images_last == mix.out_last) {
-                   write_alike(step, source, begin, end, route);
-                 } else {
-                   write_turned(step, source, begin, end, route);
-                 }
-               });
+      write_image(step, box, weight);
     }
   }
 };
@@ -173,16 +197,20 @@ struct Mixer {
 template <class In, class Out>
 inline void mix_tiles_of(const Mix& mix, const Tiles& tiles, const Step* steps, float* scratch,
                          int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+  while (begin < end) {
+    const Tile tile = tiles[begin / mix.batch];
+    const int64_t first = begin % mix.batch;
+    const int64_t last = end - begin < mix.batch - first ? first + end - begin : mix.batch;
     if (!mix.scale) {
-      Mixer<In, Out, 0>{mix, tiles, steps, scratch, tiles[i]}.mix_tile();
+      Mixer<In, Out, 0>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
     } else if (tiles.period == 1) {
-      Mixer<In, Out, 1>{mix, tiles, steps, scratch, tiles[i]}.mix_tile();
+      Mixer<In, Out, 1>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
     } else if (tiles.period == 3) {
-      Mixer<In, Out, 3>{mix, tiles, steps, scratch, tiles[i]}.mix_tile();
+      Mixer<In, Out, 3>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
     } else {
-      Mixer<In, Out, -1>{mix, tiles, steps, scratch, tiles[i]}.mix_tile();
+      Mixer<In, Out, -1>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
     }
+    begin += last - first;
   }
 }
 

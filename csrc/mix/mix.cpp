@@ -3,10 +3,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -180,7 +178,6 @@ void MixCall::finish(const at::Tensor& out) const {
 
 namespace {
 
-std::atomic<int64_t> cache_bytes{-1};
 constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
 
 // The GPU's programs on the CPU, thread after thread.
@@ -218,21 +215,6 @@ struct OneByOne {
 
 }  // namespace
 
-int64_t last_cache_bytes() {
-  int64_t bytes = cache_bytes.load(std::memory_order_relaxed);
-  if (bytes < 0) {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-    // Unknown: never past the caches.
-    if (bytes <= 0) bytes = std::numeric_limits<int64_t>::max();
-    cache_bytes.store(bytes);
-  }
-  return bytes;
-}
-
-void set_last_cache_bytes(int64_t bytes) { cache_bytes.store(bytes); }
-
 Normalization normalization_of(const Mix& mix) {
   Normalization norm{};
   if (!mix.scale) return norm;
@@ -247,18 +229,19 @@ void mix_on_cpu(const Mix& mix) {
   const int64_t values = mix.batch * mix.channels * mix.pixels();
   const int64_t threads =
       values < kWorthThreads || at::in_parallel_region() ? 1 : at::get_num_threads();
-  Tiles tiles = cut(mix, threads);
-  // A result that fits in the caches is wanted there by whoever reads it next.
-  tiles.past_caches = !mix.in_place() && values * bytes_of(mix.to) > last_cache_bytes();
+  const Tiles tiles = cut(mix, threads, last_cache_bytes());
   std::vector<int32_t> waiting(mix.batch);
   std::vector<Step> steps(mix.batch);
   order_steps(mix.partner, mix.batch, waiting.data(), steps.data());
+  // In place a tile's steps must follow each other; otherwise any thread may do any of them.
+  const int64_t apart = mix.in_place() ? mix.batch : 1;
   const auto run = [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> scratch(new float[tiles.scratch]);
-    kernels().mix_tiles(mix, tiles, steps.data(), scratch.get(), begin, end);
+    kernels().mix_tiles(mix, tiles, steps.data(), scratch.get(), begin * apart, end * apart);
   };
-  if (threads == 1) return run(0, tiles.count);
-  at::parallel_for(0, tiles.count, 1, run);
+  const int64_t shares = tiles.count * mix.batch / apart;
+  if (threads == 1) return run(0, shares);
+  at::parallel_for(0, shares, 1, run);
 }
 
 void mix_as_gpu(const Mix& mix) {

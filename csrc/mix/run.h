@@ -1,8 +1,9 @@
 // Writing runs of values, for one instruction set. Included by simd/compile.h in that set's
 // namespace.
 
-// What a run of pixels is made of.
-enum class Source { kBoth, kOwn, kPartner };
+// What a run of pixels is made of: both images, both but for those pixels whose bit is set, which
+// are the partner's, or each pixel from one image, the partner's where its bit is set.
+enum class Source { kBoth, kBothAround, kEither };
 
 // The shares of sixteen lanes at a time, repeated while the channels of a pixel come round.
 struct Pattern {
@@ -25,14 +26,36 @@ inline void set_pattern(Pattern& pattern, const Mix& mix, float weight, int64_t 
   }
 }
 
-// `size` values that lie together.
+// `size` values that lie together; bit first_bit + i of `inside` is value i's.
 template <class In, class Out>
 struct Run {
   const In* own;
   const In* partner;
   Out* out;
   int64_t size;
+  const uint8_t* inside;
+  int64_t first_bit;
 };
+
+// The bits of sixteen values, and some that do not matter.
+FTBENCH_INLINE uint32_t bits_at(const uint8_t* bits, int64_t at) {
+  const uint8_t* p = bits + (at >> 3);
+  const uint32_t word = p[0] | p[1] << 8 | p[2] << 16 | static_cast<uint32_t>(p[3]) << 24;
+  return word >> (at & 7);
+}
+
+inline void set_bits(uint8_t* bits, int64_t begin, int64_t end) {
+  const int64_t first = begin >> 3, last = end >> 3;
+  const uint8_t from = static_cast<uint8_t>(0xff << (begin & 7));
+  const uint8_t until = static_cast<uint8_t>(0xff >> (8 - (end & 7)));
+  if (first == last) {
+    bits[first] |= from & until;
+    return;
+  }
+  bits[first] |= from;
+  for (int64_t i = first + 1; i < last; ++i) bits[i] = 0xff;
+  bits[last] |= until;
+}
 
 // Far enough ahead to cover the way to memory; the distance was found by measuring.
 constexpr int64_t kAhead = 2048;  // bytes
@@ -55,15 +78,22 @@ FTBENCH_INLINE Shares shares_at(const Pattern& pattern, int64_t vector) {
           load(pattern.shift + lane)};
 }
 
+template <bool kNormalised>
+FTBENCH_INLINE Vector alone(Vector value, const Shares& part) {
+  if constexpr (kNormalised) return fma(part.scale, value, part.shift);
+  return value;
+}
+
 template <bool kNormalised, Source kSource>
-FTBENCH_INLINE Vector mixed(Vector mine, Vector theirs, const Shares& part) {
-  if constexpr (kSource == Source::kBoth) {
+FTBENCH_INLINE Vector mixed(Vector mine, Vector theirs, const Shares& part, uint32_t inside = 0) {
+  if constexpr (kSource == Source::kBothAround) {
+    return select(inside, alone<kNormalised>(theirs, part),
+                  mixed<kNormalised, Source::kBoth>(mine, theirs, part));
+  } else if constexpr (kSource == Source::kEither) {
+    return alone<kNormalised>(select(inside, theirs, mine), part);
+  } else {
     if constexpr (kNormalised) return fma(part.own, mine, fma(part.other, theirs, part.shift));
     return part.own * mine + part.other * theirs;
-  } else {
-    const Vector only = kSource == Source::kOwn ? mine : theirs;
-    if constexpr (kNormalised) return fma(part.scale, only, part.shift);
-    return only;
   }
 }
 
@@ -74,14 +104,20 @@ struct Writer {
   static constexpr int kRepeat = kPeriod > 1 ? kPeriod : 1;
   static constexpr int64_t kUnit = 2 * kRepeat * kLanes;  // pairs fill a line of two-byte numbers
 
+  static FTBENCH_INLINE uint32_t inside(const Run<In, Out>& run, int64_t i) {
+    if constexpr (kSource == Source::kBoth) return 0;
+    return bits_at(run.inside, run.first_bit + i);
+  }
+
   static FTBENCH_INLINE Vector whole(const Run<In, Out>& run, int64_t i, const Shares& part) {
-    return mixed<kNormalised, kSource>(load(run.own + i), load(run.partner + i), part);
+    return mixed<kNormalised, kSource>(load(run.own + i), load(run.partner + i), part,
+                                       inside(run, i));
   }
 
   static FTBENCH_INLINE void write_part(const Run<In, Out>& run, int64_t i, int64_t count,
                                         const Shares& part) {
     const Vector mine = load_part(run.own + i, count), theirs = load_part(run.partner + i, count);
-    store_part(run.out + i, mixed<kNormalised, kSource>(mine, theirs, part), count);
+    store_part(run.out + i, mixed<kNormalised, kSource>(mine, theirs, part, inside(run, i)), count);
   }
 
   template <Route kRoute>
@@ -90,9 +126,8 @@ struct Writer {
     for (; i + kUnit <= run.size; i += kUnit) {
       for (int v = 0; v < 2 * kRepeat; v += 2) {
         const int64_t at = i + v * kLanes;
-        const In* coming = (kSource == Source::kOwn ? run.own : run.partner) + at;
-        prefetch_ahead(coming);
-        if (sizeof(In) == 4) prefetch_ahead(coming + kLanes);
+        prefetch_ahead(run.partner + at);
+        if (sizeof(In) == 4) prefetch_ahead(run.partner + at + kLanes);
         const Vector first = whole(run, at, part[v % kRepeat]);
         const Vector second = whole(run, at + kLanes, part[(v + 1) % kRepeat]);
         put<kRoute, kPixels>(run.out + at, first, second);
@@ -140,12 +175,13 @@ __attribute__((noinline)) int64_t write_triples(const Run<uint8_t, Out>& given, 
   const auto write_all = [&](auto past) __attribute__((always_inline)) {
     int64_t i = 0;
     for (; 3 * (i + kLanes) + kTripleSlack <= 3 * run.size; i += kLanes) {
-      prefetch_ahead((kSource == Source::kOwn ? run.own : run.partner) + 3 * i);
+      prefetch_ahead(run.partner + 3 * i);
       Vector mine[3], theirs[3];
       load_triples(run.own + 3 * i, mine[0], mine[1], mine[2]);
       load_triples(run.partner + 3 * i, theirs[0], theirs[1], theirs[2]);
+      const uint32_t inside = kSource == Source::kBoth ? 0 : bits_at(run.inside, run.first_bit + i);
       for (int c = 0; c < 3; ++c) {
-        const Vector result = mixed<kNormalised, kSource>(mine[c], theirs[c], part[c]);
+        const Vector result = mixed<kNormalised, kSource>(mine[c], theirs[c], part[c], inside);
         if constexpr (decltype(past)::value) {
           stream(run.out + c * plane + i, result);
         } else {

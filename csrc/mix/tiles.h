@@ -18,10 +18,12 @@ struct Tiles {
   int64_t pixels;     // in a tile; the last of an image may have fewer
   int64_t per_plane;
   int64_t count;
-  bool past_caches;   // whether the result is too large to stay in them
+  bool past_caches;   // whether the batch is too large to stay in them
   int64_t period;     // after so many vectors of sixteen the channels come round again
   int64_t turned;     // pixels whose order is changed at a time
   int64_t patterns;   // floats of scratch for the shares
+  int64_t inside;     // before the bits that say which values are in the box
+  int64_t inside_words;  // of 32 bits
   int64_t scratch;    // and in all
 
   Tile operator[](int64_t index) const {
@@ -42,7 +44,7 @@ inline int64_t bytes_of(Element element) {
   return element == Element::kFloat ? 4 : element == Element::kByte ? 1 : 2;
 }
 
-inline Tiles cut(const Mix& mix, int64_t threads) {
+inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   Tiles tiles{};
   tiles.planes = !mix.images_last && !mix.out_last;
   const int64_t planes = tiles.planes ? mix.channels : 1;
@@ -51,8 +53,8 @@ inline Tiles cut(const Mix& mix, int64_t threads) {
   const int64_t most = std::max<int64_t>(bytes / bytes_of(mix.from) / depth, 1);
   const int64_t pixels = mix.pixels(), most_tiles = std::max<int64_t>(pixels * depth / kLeastValues, 1);
   tiles.per_plane = ceil_divide(pixels, most);
-  // As many for each thread, unless they would become too small.
-  while (tiles.per_plane * planes % threads != 0 && tiles.per_plane < most_tiles &&
+  // In place a thread has whole tiles: as many for each, unless they would become too small.
+  while (mix.in_place() && tiles.per_plane * planes % threads != 0 && tiles.per_plane < most_tiles &&
          tiles.per_plane * planes < kManyTiles * threads) {
     ++tiles.per_plane;
   }
@@ -66,7 +68,13 @@ inline Tiles cut(const Mix& mix, int64_t threads) {
   tiles.turned = std::max<int64_t>(1, 1024 / depth);
   const int64_t kept = mix.in_place() ? tiles.pixels * depth : 0;
   const int64_t turned = mix.images_last == mix.out_last ? 0 : 2 * tiles.turned * depth;
-  tiles.scratch = tiles.patterns + std::max(kept, turned);
+  // A batch that fits in the caches, or nearly, is wanted there by whoever reads it next.
+  const int64_t moved = mix.batch * mix.channels * pixels * (bytes_of(mix.from) + bytes_of(mix.to));
+  tiles.past_caches = !mix.in_place() && moved / 3 * 2 > last_cache_bytes;
+  // Bits, and what is read and written beyond the last.
+  tiles.inside = tiles.patterns + std::max(kept, turned);
+  tiles.inside_words = tiles.pixels * (mix.out_last ? depth : 1) / 32 + 2;
+  tiles.scratch = tiles.inside + tiles.inside_words;
   return tiles;
 }
 

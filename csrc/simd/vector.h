@@ -22,6 +22,10 @@ FTBENCH_INLINE Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.v,
 FTBENCH_INLINE Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.v, b.v)}; }
 FTBENCH_INLINE Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.v, b.v)}; }
 FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Lanes whose bit is set from a, the others from b; bits beyond the sixteenth do not matter.
+FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), b.v, a.v)};
+}
 
 FTBENCH_INLINE Vector load(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))};
@@ -136,6 +140,16 @@ FTBENCH_INLINE Vector operator*(Vector a, Vector b) {
 FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
+// Eight lanes of all ones where the bit is set.
+FTBENCH_INLINE __m256 spread(uint32_t bits, __m256i lanes) {
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lanes);
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes));
+}
+FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
+  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return {_mm256_blendv_ps(b.low, a.low, spread(bits, low)),
+          _mm256_blendv_ps(b.high, a.high, spread(bits, _mm256_slli_epi32(low, 8)))};
+}
 
 FTBENCH_INLINE __m256 widen(__m256i a) { return _mm256_cvtepi32_ps(a); }
 FTBENCH_INLINE Vector load(const uint8_t* p) {
@@ -228,6 +242,12 @@ FTBENCH_INLINE Vector operator+(Vector a, Vector b) { return {a.v + b.v}; }
 FTBENCH_INLINE Vector operator-(Vector a, Vector b) { return {a.v - b.v}; }
 FTBENCH_INLINE Vector operator*(Vector a, Vector b) { return {a.v * b.v}; }
 FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
+  typedef int32_t Ints __attribute__((vector_size(64)));
+  const Ints lanes = {1,       1 << 1,  1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                      1 << 8,  1 << 9,  1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  return {((static_cast<int32_t>(bits) - Ints{}) & lanes) != 0 ? a.v : b.v};
+}
 
 template <class T>
 __attribute__((noinline)) void widen_sixteen(const T* p, float* to) {
