@@ -43,14 +43,14 @@ struct Mixer {
   int64_t depth() const { return mix.out_last ? mix.channels : 1; }
   int64_t planes() const { return tiles.planes || mix.out_last ? 1 : mix.channels; }
 
-  Pattern pattern(int64_t plane) const {
+  // The first or second of two images that are mixed at a time.
+  Pattern pattern(int64_t plane, int which) const {
     const int64_t size = kLanes * tiles.period;
-    float* at = scratch + plane * 4 * size;
-    return {at, at + size, at + 2 * size, at + 3 * size, tiles.period,
-            depth() == 1};
+    float* at = scratch + which * tiles.pattern + plane * 4 * size;
+    return {at, at + size, at + 2 * size, at + 3 * size, tiles.period, depth() == 1};
   }
   // The tile of the image that is overwritten before its last reader comes.
-  In* kept() const { return reinterpret_cast<In*>(scratch + tiles.patterns); }
+  In* kept() const { return reinterpret_cast<In*>(scratch + 2 * tiles.pattern); }
   // One bit for each of the tile's values that lie together: whether it is in the box.
   uint8_t* inside() const { return reinterpret_cast<uint8_t*>(scratch + tiles.inside); }
   int64_t bit(int64_t pixel) const { return (pixel - tile.pixel) * depth(); }
@@ -77,34 +77,35 @@ struct Mixer {
     }
   }
 
-  // Pixels [begin, end) where the images lie as the result does.
-  void write_alike(const Step& step, Source source, int64_t begin, int64_t end,
-                   Route route) const {
-    const In* own = address(step.image, tile.channel, begin);
+  Route route() const { return tiles.past_caches ? Route::kPast : Route::kCached; }
+
+  // Pixels [begin, end) of one channel, or of all that lie together.
+  Run<In, Out> run_of(const Step& step, int64_t begin, int64_t end) const {
     const In* partner = mix.in_place() && step.from_kept
-                            ? kept() + (begin - tile.pixel) * depth()
+                            ? kept() + bit(begin)
                             : address(mix.partner[step.image], tile.channel, begin);
-    Out* out = target(step.image, tile.channel, begin);
-    const Run<In, Out> run{own, partner, out, (end - begin) * depth(), inside(), bit(begin)};
-    write(source, run, pattern(0), route);
+    return {address(step.image, tile.channel, begin), partner,
+            target(step.image, tile.channel, begin),  (end - begin) * depth(),
+            inside(), bit(begin)};
+  }
+
+  // Whether bytes are read by threes and written to three planes.
+  bool triples() const {
+    return sizeof(In) == 1 && kPeriod >= 0 && kPeriod <= 1 && mix.images_last && planes() == 3;
   }
 
   // Pixels [begin, end) where channels are innermost in the images or in the result alone.
-  void write_turned(const Step& step, Source source, int64_t begin, int64_t end,
-                    Route route) const {
+  void write_turned(const Step& step, Source source, int64_t begin, int64_t end, int which) const {
     const int64_t partner = mix.partner[step.image];
     if constexpr (sizeof(In) == 1 && kPeriod >= 0 && kPeriod <= 1) {
-      if (planes() == 3) {
-        const Pattern patterns[3] = {pattern(0), pattern(1), pattern(2)};
-        const Run<uint8_t, Out> run{address(step.image, 0, begin), address(partner, 0, begin),
-                                    target(step.image, 0, begin), end - begin,
-                                    inside(), bit(begin)};
-        begin += write_triples_of(source, run, patterns, route);
+      if (triples()) {
+        const Pattern patterns[3] = {pattern(0, which), pattern(1, which), pattern(2, which)};
+        begin += write_triples_of(source, run_of(step, begin, end), patterns);
       }
     }
     while (begin < end) {
       const int64_t count = end - begin < tiles.turned ? end - begin : tiles.turned;
-      float* own = scratch + tiles.patterns;
+      float* own = scratch + 2 * tiles.pattern;
       float* other = own + count * mix.channels;
       turn<In>(mix, step.image, begin, count, own);
       turn<In>(mix, partner, begin, count, other);
@@ -112,34 +113,32 @@ struct Mixer {
         const int64_t from = plane * count;
         const Run<float, Out> run{own + from, other + from, target(step.image, plane, begin),
                                   count * depth(), inside(), bit(begin)};
-        write(source, run, pattern(plane), Route::kCached);
+        write(source, run, pattern(plane, which), Route::kCached);
       }
       begin += count;
     }
   }
 
-  int64_t write_triples_of(Source source, const Run<uint8_t, Out>& run, const Pattern* patterns,
-                           Route route) const {
+  int64_t write_triples_of(Source source, const Run<In, Out>& run, const Pattern* patterns) const {
     constexpr bool kNormalised = kPeriod != 0;
     const int64_t plane = mix.pixels();
     switch (source) {
       case Source::kBoth:
-        return write_triples<Out, kNormalised, Source::kBoth>(run, plane, patterns, route);
+        return write_triples<Out, kNormalised, Source::kBoth>(run, plane, patterns, route());
       case Source::kBothAround:
-        return write_triples<Out, kNormalised, Source::kBothAround>(run, plane, patterns, route);
+        return write_triples<Out, kNormalised, Source::kBothAround>(run, plane, patterns, route());
       case Source::kEither:
-        return write_triples<Out, kNormalised, Source::kEither>(run, plane, patterns, route);
+        return write_triples<Out, kNormalised, Source::kEither>(run, plane, patterns, route());
     }
     return 0;
   }
 
   __attribute__((noinline)) void write_run(const Step& step, Source source, int64_t begin,
-                                           int64_t end) const {
-    const Route route = tiles.past_caches ? Route::kPast : Route::kCached;
+                                           int64_t end, int which = 0) const {
     if (mix.images_last == mix.out_last) {
-      write_alike(step, source, begin, end, route);
+      write(source, run_of(step, begin, end), pattern(0, which), route());
     } else {
-      write_turned(step, source, begin, end, route);
+      write_turned(step, source, begin, end, which);
     }
   }
 
@@ -170,26 +169,70 @@ struct Mixer {
     return !box.empty() && begin < box.bottom * mix.width && box.top * mix.width < end;
   }
 
+  Box box(const Step& step) const {
+    return clip(mix.box + 4 * step.image, mix.height, mix.width);
+  }
+
+  void set_patterns(const Step& step, int which) const {
+    for (int64_t plane = 0; plane < planes(); ++plane) {
+      Pattern shares = pattern(plane, which);
+      set_pattern(shares, mix, mix.weight[step.image], tile.channel + plane, depth());
+    }
+  }
+
+  // Whether every pixel of this tile is of both images.
+  bool all_both(const Step& step) const {
+    const float weight = mix.weight[step.image];
+    return weight != 0.0f && weight != 1.0f &&
+           !meets(box(step), tile.pixel, tile.pixel + tile.pixels);
+  }
+
+  // Converting bytes takes longer than reading them: where one image's partner comes next, two
+  // results are made of three images. Returns whether it could be done.
+  bool write_two(const Step& step, const Step& next) const {
+    if constexpr (sizeof(In) == 1 && (kPeriod == 1 || kPeriod == 3)) {
+      const bool alike = mix.images_last == mix.out_last;
+      if (!alike && !triples()) return false;
+      if (mix.partner[step.image] != next.image || !all_both(step) || !all_both(next)) return false;
+      set_patterns(step, 0);
+      set_patterns(next, 1);
+      const int64_t begin = tile.pixel, end = begin + tile.pixels;
+      const Run<In, Out> one = run_of(step, begin, end), two = run_of(next, begin, end);
+      int64_t done;
+      if (alike) {
+        using Both = Writer<In, Out, kPixels, kPeriod, Source::kBoth>;
+        const Pattern patterns[2] = {pattern(0, 0), pattern(0, 1)};
+        done = Both::write_two(one, two, patterns, route()) / depth();
+      } else {
+        const Pattern patterns[6] = {pattern(0, 0), pattern(1, 0), pattern(2, 0),
+                                     pattern(0, 1), pattern(1, 1), pattern(2, 1)};
+        done = write_two_triples(one, two, mix.pixels(), patterns, route());
+      }
+      if (begin + done < end) {
+        write_run(step, Source::kBoth, begin + done, end, 0);
+        write_run(next, Source::kBoth, begin + done, end, 1);
+      }
+      return true;
+    }
+    return false;
+  }
+
   // This tile of the images of steps [begin, end).
   void mix_steps(int64_t begin, int64_t end) {
     const int64_t left = mix.pixels() - tile.pixel;
     if (tile.pixels > left) tile.pixels = left;
-    float weight = __builtin_nanf("");  // unlike any
     for (int64_t k = begin; k < end; ++k) {
       const Step& step = steps[k];
-      const Box box = clip(mix.box + 4 * step.image, mix.height, mix.width);
-      if (mix.weight[step.image] != weight) {
-        weight = mix.weight[step.image];
-        for (int64_t plane = 0; plane < planes(); ++plane) {
-          Pattern shares = pattern(plane);
-          set_pattern(shares, mix, weight, tile.channel + plane, depth());
-        }
+      if (k + 1 < end && write_two(step, steps[k + 1])) {
+        ++k;
+        continue;
       }
+      set_patterns(step, 0);
       if (mix.in_place() && step.keep) {
         __builtin_memcpy(kept(), address(step.image, tile.channel, tile.pixel),
                          tile.pixels * depth() * sizeof(In));
       }
-      write_image(step, box, weight);
+      write_image(step, box(step), mix.weight[step.image]);
     }
   }
 };

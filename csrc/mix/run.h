@@ -15,14 +15,25 @@ struct Pattern {
 // Sets the shares of a sample with this weight; channels are `depth` neighbours from `first` on.
 inline void set_pattern(Pattern& pattern, const Mix& mix, float weight, int64_t first,
                         int64_t depth) {
-  for (int64_t i = 0; i < pattern.period * kLanes; ++i) {
-    const int64_t channel = first + i % depth;
-    const Share part = mix.scale ? share(weight, mix.scale[channel], mix.shift[channel])
-                                 : share(weight, 1.0f, 0.0f);
+  const auto part_of = [&](int64_t channel) {
+    return mix.scale ? share(weight, mix.scale[channel], mix.shift[channel])
+                     : share(weight, 1.0f, 0.0f);
+  };
+  if (pattern.uniform) {
+    const Share part = part_of(first);
+    store(pattern.own, fill(part.own));
+    store(pattern.other, fill(part.other));
+    store(pattern.scale, fill(part.scale));
+    store(pattern.shift, fill(part.shift));
+    return;
+  }
+  for (int64_t i = 0, channel = 0; i < pattern.period * kLanes; ++i) {
+    const Share part = part_of(first + channel);
     pattern.own[i] = part.own;
     pattern.other[i] = part.other;
     pattern.scale[i] = part.scale;
     pattern.shift[i] = part.shift;
+    channel = channel + 1 == depth ? 0 : channel + 1;
   }
 }
 
@@ -136,6 +147,43 @@ struct Writer {
     return i;
   }
 
+  // Two results of which the first's partner is the second's own image: it is converted once.
+  // Returns how many values were written; the last few are not.
+  static __attribute__((noinline)) int64_t write_two(const Run<In, Out>& given,
+                                                     const Run<In, Out>& next, const Pattern* patterns,
+                                                     Route route) {
+    static_assert(kSource == Source::kBoth && kPeriod > 0);
+    const In *const own = given.own, *const partner = given.partner, *const last = next.partner;
+    Out *const out = given.out, *const next_out = next.out;
+    const int64_t size = given.size;
+    Shares part[2][kRepeat];
+    for (int v = 0; v < kRepeat; ++v) {
+      for (int k = 0; k < 2; ++k) part[k][v] = shares_at(patterns[k], v);
+    }
+    const auto write_all = [&](auto past) __attribute__((always_inline)) {
+      constexpr Route kRoute = decltype(past)::value ? Route::kPast : Route::kCached;
+      int64_t i = 0;
+      for (; i + kUnit <= size; i += kUnit) {
+        for (int v = 0; v < 2 * kRepeat; v += 2) {
+          const int64_t at = i + v * kLanes;
+          prefetch_ahead(partner + at);
+          prefetch_ahead(last + at);
+          const Shares *one = part[0] + v % kRepeat, *two = part[0] + (v + 1) % kRepeat;
+          const Vector shared = load(partner + at), also = load(partner + at + kLanes);
+          put<kRoute, kPixels>(out + at, mixed<true, kSource>(load(own + at), shared, *one),
+                               mixed<true, kSource>(load(own + at + kLanes), also, *two));
+          one += kRepeat;
+          two += kRepeat;
+          put<kRoute, kPixels>(next_out + at, mixed<true, kSource>(shared, load(last + at), *one),
+                               mixed<true, kSource>(also, load(last + at + kLanes), *two));
+        }
+      }
+      return i;
+    };
+    if (route == Route::kPast && aligned(out) && aligned(next_out)) return write_all(std::true_type{});
+    return write_all(std::false_type{});
+  }
+
   static __attribute__((noinline)) void write(const Run<In, Out>& given, const Pattern& pattern,
                                               Route route) {
     const Run<In, Out> run = given;  // in registers: what is written cannot change it
@@ -193,6 +241,48 @@ __attribute__((noinline)) int64_t write_triples(const Run<uint8_t, Out>& given, 
   };
   if constexpr (std::is_same_v<Out, float>) {
     if (route == Route::kPast && aligned(run.out) && plane % kLanes == 0) {
+      return write_all(std::true_type{});
+    }
+  }
+  return write_all(std::false_type{});
+}
+
+// As Writer::write_two, for pixels of three bytes and planes.
+template <class Out>
+__attribute__((noinline)) int64_t write_two_triples(const Run<uint8_t, Out>& given,
+                                                    const Run<uint8_t, Out>& next, int64_t plane,
+                                                    const Pattern* patterns, Route route) {
+  constexpr bool kPixels = std::is_same_v<Out, c10::BFloat16>;
+  const uint8_t *const own = given.own, *const partner = given.partner, *const last = next.partner;
+  Out *const out = given.out, *const next_out = next.out;
+  const int64_t size = given.size;
+  Shares part[6];
+  for (int c = 0; c < 6; ++c) part[c] = shares_at(patterns[c], 0);
+  const auto write_all = [&](auto past) __attribute__((always_inline)) {
+    int64_t i = 0;
+    for (; 3 * (i + kLanes) + kTripleSlack <= 3 * size; i += kLanes) {
+      prefetch_ahead(partner + 3 * i);
+      prefetch_ahead(last + 3 * i);
+      Vector first[3], shared[3], third[3];
+      load_triples(own + 3 * i, first[0], first[1], first[2]);
+      load_triples(partner + 3 * i, shared[0], shared[1], shared[2]);
+      load_triples(last + 3 * i, third[0], third[1], third[2]);
+      for (int c = 0; c < 3; ++c) {
+        const Vector one = mixed<true, Source::kBoth>(first[c], shared[c], part[c]);
+        const Vector two = mixed<true, Source::kBoth>(shared[c], third[c], part[3 + c]);
+        if constexpr (decltype(past)::value) {
+          stream(out + c * plane + i, one);
+          stream(next_out + c * plane + i, two);
+        } else {
+          put<Route::kCached, kPixels>(out + c * plane + i, one);
+          put<Route::kCached, kPixels>(next_out + c * plane + i, two);
+        }
+      }
+    }
+    return i;
+  };
+  if constexpr (std::is_same_v<Out, float>) {
+    if (route == Route::kPast && aligned(out) && aligned(next_out) && plane % kLanes == 0) {
       return write_all(std::true_type{});
     }
   }

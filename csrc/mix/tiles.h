@@ -21,7 +21,7 @@ struct Tiles {
   bool past_caches;   // whether the batch is too large to stay in them
   int64_t period;     // after so many vectors of sixteen the channels come round again
   int64_t turned;     // pixels whose order is changed at a time
-  int64_t patterns;   // floats of scratch for the shares
+  int64_t pattern;    // floats of scratch for the shares of one image; two are mixed at a time
   int64_t inside;     // before the bits that say which values are in the box
   int64_t inside_words;  // of 32 bits
   int64_t scratch;    // and in all
@@ -31,10 +31,9 @@ struct Tiles {
   }
 };
 
-// Floats are read twice from the first-level cache; bytes, which need more computing, from the
-// second-level one, in longer pieces, which are fetched faster.
-constexpr int64_t kFloatTileBytes = 16 << 10;
-constexpr int64_t kNarrowTileBytes = 64 << 10;
+// Long pieces are fetched faster; an image's tile, its partner's and the result's should stay in the
+// second-level cache.
+constexpr int64_t kTileBytes = 96 << 10;
 constexpr int64_t kLeastValues = 256;  // fewer are not worth a tile
 
 constexpr int64_t kManyTiles = 16;     // for a thread: the last one's share no longer matters
@@ -49,8 +48,7 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   tiles.planes = !mix.images_last && !mix.out_last;
   const int64_t planes = tiles.planes ? mix.channels : 1;
   const int64_t depth = tiles.planes ? 1 : std::max<int64_t>(mix.channels, 1);
-  const int64_t bytes = mix.from == Element::kFloat ? kFloatTileBytes : kNarrowTileBytes;
-  const int64_t most = std::max<int64_t>(bytes / bytes_of(mix.from) / depth, 1);
+  const int64_t most = std::max<int64_t>(kTileBytes / bytes_of(mix.from) / depth, 1);
   const int64_t pixels = mix.pixels(), most_tiles = std::max<int64_t>(pixels * depth / kLeastValues, 1);
   tiles.per_plane = ceil_divide(pixels, most);
   // In place a thread has whole tiles: as many for each, unless they would become too small.
@@ -64,7 +62,7 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   tiles.count = mix.batch == 0 ? 0 : planes * tiles.per_plane;
   const int64_t patterns = mix.out_last ? 1 : depth;
   tiles.period = mix.out_last ? mix.channels / std::gcd(mix.channels, int64_t{16}) : 1;
-  tiles.patterns = 4 * 16 * tiles.period * patterns;
+  tiles.pattern = 4 * 16 * tiles.period * patterns;
   tiles.turned = std::max<int64_t>(1, 1024 / depth);
   const int64_t kept = mix.in_place() ? tiles.pixels * depth : 0;
   const int64_t turned = mix.images_last == mix.out_last ? 0 : 2 * tiles.turned * depth;
@@ -72,7 +70,7 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   const int64_t moved = mix.batch * mix.channels * pixels * (bytes_of(mix.from) + bytes_of(mix.to));
   tiles.past_caches = !mix.in_place() && moved / 3 * 2 > last_cache_bytes;
   // Bits, and what is read and written beyond the last.
-  tiles.inside = tiles.patterns + std::max(kept, turned);
+  tiles.inside = 2 * tiles.pattern + std::max(kept, turned);
   tiles.inside_words = tiles.pixels * (mix.out_last ? depth : 1) / 32 + 2;
   tiles.scratch = tiles.inside + tiles.inside_words;
   return tiles;

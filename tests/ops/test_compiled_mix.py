@@ -3,6 +3,8 @@
 The tests take the operators of torch.ops.ftbench themselves; the public function has test_mix.py.
 """
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,6 +139,34 @@ def test_every_width_to_two_hundred_is_right(compiled, source, dtype, normalised
                 else:
                     assert same_bits(out.tensor, referenced(values, plan, dtype)), (name, width)
                 assert out.untouched_outside()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("past", [False, True])
+def test_two_bytes_images_mixed_at_once_have_the_bits_of_one(compiled, dtype, past):
+    """Partners in a row are taken two at a time; a box that hardly matters keeps them apart."""
+    normalize, weights = normalization(3), [0.3, 0.8, 0.45, 0.0, 0.6]
+    usual = compiled.last_cache_bytes()
+    try:
+        compiled.set_last_cache_bytes(1 if past else usual)
+        for width in [1, 5, 15, 16, 17, 31, 32, 33, 48, 95, 96, 97, 111, 129, 192, 193]:
+            images = draw_values((5, 3, 2, width), torch.uint8, width).permute(0, 2, 3, 1)
+            images = images.contiguous()
+            shape = (5, 3, 2, width)
+            # In the last row and column; those pixels are then checked by themselves.
+            boxes = [[1, width - 1, 2, width]] * 5
+            for layout, name in itertools.product(DENSE, each_set(compiled)):
+                two, one = (out_memory(shape, dtype, layout) for _ in range(2))
+                plan = make_plan([1, 2, 3, 4, 0], weights, [[0, 0, 0, 0]] * 5, 2, width)
+                boxed = make_plan([1, 2, 3, 4, 0], weights, boxes, 2, width)
+                OPERATORS.mix_into(*arguments(images, plan, normalize), two.tensor)
+                OPERATORS.mix_into(*arguments(images, boxed, normalize), one.tensor)
+                assert_defined(two.tensor, images, plan, normalize)
+                one.tensor[:, :, 1, width - 1] = two.tensor[:, :, 1, width - 1]
+                assert same_bits(two.tensor, one.tensor), (name, layout, width)
+                assert two.untouched_outside()
+    finally:
+        compiled.set_last_cache_bytes(usual)
 
 
 @pytest.mark.parametrize("channels", [1000, 1025, 5000])
