@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ _HEAD = (
     "times ours with plan",
 )
 _WITH_PLAN = "with sample_mix and label weights"
+Copies = Mapping[int, Sequence[float]]
+"""Bytes a second of the copies, by the values copied."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ class Measured:
 def table(report: Mapping[str, Any]) -> str:
     """Return the table of ``report``, and under it the copies, the machine and what is missing."""
     cases = _cases(report["benchmarks"])
-    rows = [row for case in cases for row in _case_rows(case)]
+    copies = _copies(cases)
+    rows = [row for case in cases for row in _case_rows(case, copies)]
     machine = report["machine_info"]["ftbench"]
-    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, machine)]) + "\n"
+    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, copies, machine)]) + "\n"
 
 
 def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
@@ -90,9 +94,9 @@ def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
     return [Measured(facts, timings) for facts, timings in cases.values()]
 
 
-def _case_rows(case: Measured) -> Iterator[tuple[str, ...]]:
+def _case_rows(case: Measured, copies: Copies) -> Iterator[tuple[str, ...]]:
     ours, with_plan = case.fastest("ours"), case.fastest("ours with plan")
-    yield (f"**{case.facts['title']}**", _duration(ours), *_bandwidth(case), _NONE, _NONE)
+    yield (f"**{case.facts['title']}**", _duration(ours), *_bandwidth(case, copies), _NONE, _NONE)
     if case.facts["times_plan"]:
         yield (_WITH_PLAN, _duration(with_plan), _NONE, _NONE, _NONE, _NONE)
     for peer in case.facts["peers"]:
@@ -122,18 +126,18 @@ def _peer_row(
     )
 
 
-def _bandwidth(case: Measured) -> tuple[str, str]:
-    """Return ours in GB/s by the bytes that must move, and its share of the copy's."""
+def _bandwidth(case: Measured, copies: Copies) -> tuple[str, str]:
+    """Return ours in GB/s by the bytes that must move, and its share of the copies'."""
     floor, ours = case.facts["bytes_per_value"], case.fastest("ours")
     if floor is None:
         return _NONE, _NONE
     if ours is None:
         return _NOT_MEASURED, _NOT_MEASURED
     bandwidth = floor * case.facts["values"] / ours.seconds
-    copy, target = case.copy_bandwidth(), case.facts["copy_share_target"]
-    if copy is None:
+    found, target = copies.get(case.facts["values"]), case.facts["copy_share_target"]
+    if not found:
         return f"{bandwidth / 1e9:.1f}", _NOT_MEASURED
-    share = bandwidth / copy
+    share = bandwidth / statistics.median(found)
     mark = "" if target is None else _mark(share < target, f"{target:.0%}")
     return f"{bandwidth / 1e9:.1f}", f"{share:.0%}{mark}"
 
@@ -191,7 +195,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield from map(line, rows[1:])
 
 
-def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[str]:
+def _notes(cases: Sequence[Measured], copies: Copies, machine: Mapping[str, Any]) -> Iterator[str]:
     if machine["quick"]:
         yield "- **a quick run**: sizes are reduced, so these numbers say nothing"
     yield (
@@ -199,7 +203,10 @@ def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[st
         f"median over ours; ~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of it apart, or "
         f"other processes with more than {_UNSTEADY_SHARE:.0%} of the cores"
     )
-    yield f"- copy bandwidth, float32 into a kept buffer: {_copies(cases)}"
+    yield (
+        "- copy bandwidth, float32 into a kept buffer, the median over the cases of a size and its "
+        f"range: {_copies_line(copies)}"
+    )
     yield f"- taken by other processes meanwhile: {_others(cases)} of the cores' time"
     yield from (f"- {name}: {line}" for name, line in machine["lines"].items())
     if machine["missing"]:
@@ -209,18 +216,27 @@ def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[st
         )
 
 
-def _copies(cases: Sequence[Measured]) -> str:
-    """Return the copies' GB/s by size; a range where cases of one size differ."""
-    by_size: dict[int, list[float]] = {}
+def _copies(cases: Sequence[Measured]) -> Copies:
+    """Return the copies' bytes a second by size.
+
+    Where a buffer's pages lie can matter more than what is done with them, so one copy is no bound.
+    """
+    copies: dict[int, list[float]] = {}
     for case in cases:
         bandwidth = case.copy_bandwidth()
         if bandwidth is not None:
-            by_size.setdefault(case.facts["values"], []).append(bandwidth / 1e9)
+            copies.setdefault(case.facts["values"], []).append(bandwidth)
+    return copies
+
+
+def _copies_line(copies: Copies) -> str:
     sizes = []
-    for values, found in sorted(by_size.items()):
-        low, high = f"{min(found):.1f}", f"{max(found):.1f}"
-        spread = low if low == high else f"{low} to {high}"
-        sizes.append(f"{4 * values / 1e6:.1f} MB {spread} GB/s")
+    for values, found in sorted(copies.items()):
+        low, middle, high = (
+            f"{one / 1e9:.1f}" for one in (min(found), statistics.median(found), max(found))
+        )
+        spread = f"{middle} GB/s" if low == high else f"{middle} GB/s ({low} to {high})"
+        sizes.append(f"{4 * values / 1e6:.1f} MB {spread}")
     return "; ".join(sizes) or _NOT_MEASURED
 
 
