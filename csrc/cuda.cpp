@@ -31,21 +31,6 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   call.finish(out);
 }
 
-void mix_(Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-          Numbers mean, Numbers std) {
-  mix_into(images, partner, weight, box, mean, std, images);
-}
-
-Tensor mix(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-           Numbers mean, Numbers std, at::ScalarType dtype) {
-  const std::vector<int64_t> shape = mixed_shape(images);
-  const bool last = images.scalar_type() != at::kByte && channels_innermost(images);
-  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  Tensor out = at::empty(shape, images.options().dtype(dtype).memory_format(format));
-  mix_into(images, partner, weight, box, mean, std, out);
-  return out;
-}
-
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
                                const OptionalTensors& weights, Numbers strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
@@ -81,8 +66,8 @@ Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors
 }  // namespace
 
 TORCH_LIBRARY_IMPL(ftbench, CUDA, m) {
-  m.impl("mix", mix);
-  m.impl("mix_", mix_);
+  m.impl("mix", mix_new<mix_into>);
+  m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);

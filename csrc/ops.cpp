@@ -19,35 +19,12 @@ namespace {
 using at::Tensor;
 using Numbers = at::ArrayRef<double>;
 
-// Images keep the order of their channels; bytes become (B, C, H, W) in memory as well.
-Tensor empty_mixed(const Tensor& images, at::ScalarType dtype) {
-  TORCH_CHECK_VALUE(images.dim() == 4, "images have ", images.dim(), " dimensions, expected 4");
-  const bool bytes = images.scalar_type() == at::kByte;
-  auto shape = images.sym_sizes().vec();
-  if (bytes) shape = {shape[0], shape[3], shape[1], shape[2]};
-  const bool last = !bytes && channels_innermost(images);
-  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  return at::empty_symint(shape, images.options().dtype(dtype).memory_format(format));
-}
-
 void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
               Numbers mean, Numbers std, Tensor& out) {
   const MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
   mix_on_cpu(call.mix);
   call.finish(out);
-}
-
-void mix_(Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-          Numbers mean, Numbers std) {
-  mix_into(images, partner, weight, box, mean, std, images);
-}
-
-Tensor mix(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-           Numbers mean, Numbers std, at::ScalarType dtype) {
-  Tensor out = empty_mixed(images, dtype);
-  mix_into(images, partner, weight, box, mean, std, out);
-  return out;
 }
 
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
@@ -152,8 +129,8 @@ TORCH_LIBRARY(ftbench, m) {
 }
 
 TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
-  m.impl("mix", mix);
-  m.impl("mix_", mix_);
+  m.impl("mix", mix_new<mix_into>);
+  m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);

@@ -13,9 +13,6 @@ namespace ftbench {
 // Whether a dense (B, C, H, W) lies in memory as (B, H, W, C), and not the other way as well.
 bool channels_innermost(const at::Tensor& tensor);
 
-// (B, C, H, W) for images of that shape, or for bytes of shape (B, H, W, C).
-std::vector<int64_t> mixed_shape(const at::Tensor& images);
-
 // Raises TypeError, ValueError or IndexError, naming the argument, its value and what was expected.
 // `mix` points into the call and its tensors, which outlive the kernels that it is given to.
 struct MixCall {
@@ -37,11 +34,27 @@ struct MixCall {
   void bind(const at::Tensor& images, const at::Tensor& out);
 };
 
+// For a new result: images keep the order of their channels, bytes become (B, C, H, W) in memory too.
+at::Tensor empty_mixed(const at::Tensor& images, at::ScalarType dtype);
+
+// The operators mix_ and mix, by the one that fills a buffer.
+template <auto kMixInto>
+void mix_in_place(at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
+                  const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std) {
+  kMixInto(images, partner, weight, box, mean, std, images);
+}
+template <auto kMixInto>
+at::Tensor mix_new(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
+                   const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
+                   at::ScalarType dtype) {
+  at::Tensor out = empty_mixed(images, dtype);
+  kMixInto(images, partner, weight, box, mean, std, out);
+  return out;
+}
+
 Normalization normalization_of(const Mix& mix);
 void mix_on_cpu(const Mix& mix);
 // What the GPU would do, done by the CPU: for tests.
 void mix_as_gpu(const Mix& mix);
-
-// Results larger than this are written past the caches.
 
 }  // namespace ftbench

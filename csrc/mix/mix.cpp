@@ -2,6 +2,7 @@
 #include "call.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
@@ -93,18 +94,29 @@ Batch settle(const at::Tensor& images, const at::Tensor& out) {
   return batch;
 }
 
-}  // namespace
-
-bool channels_innermost(const at::Tensor& tensor) {
-  return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
-}
-
+// (B, C, H, W) for images of that shape, or for bytes of shape (B, H, W, C).
 std::vector<int64_t> mixed_shape(const at::Tensor& images) {
   TORCH_CHECK_VALUE(images.dim() == 4, "images have shape ", images.sizes(), ", expected ",
                     images.scalar_type() == at::kByte ? "(B, H, W, C)" : "(B, C, H, W)");
   const auto size = images.sizes();
   if (images.scalar_type() == at::kByte) return {size[0], size[3], size[1], size[2]};
   return size.vec();
+}
+
+}  // namespace
+
+bool channels_innermost(const at::Tensor& tensor) {
+  return !tensor.is_contiguous() && tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+at::Tensor empty_mixed(const at::Tensor& images, at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(images.dim() == 4, "images have ", images.dim(), " dimensions, expected 4");
+  const bool bytes = images.scalar_type() == at::kByte;
+  auto shape = images.sym_sizes().vec();
+  if (bytes) shape = {shape[0], shape[3], shape[1], shape[2]};
+  const bool last = !bytes && channels_innermost(images);
+  const auto format = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  return at::empty_symint(shape, images.options().dtype(dtype).memory_format(format));
 }
 
 MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
