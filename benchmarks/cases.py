@@ -14,6 +14,7 @@ import torch
 
 OURS, OURS_WITH_PLAN, COPY = "ours", "ours with plan", "copy"
 PEER_PACKAGES = ("timm", "torchvision", "kornia")
+_COMPILED_FOR = ("resnet50", "vit_b_16", "tiny")
 # KERNELS: at least this share of the machine's measured copy bandwidth, on every device.
 COPY_SHARE_TARGET = 0.85
 CALL_OVERHEAD_TARGET_MICROSECONDS = 10.0
@@ -265,18 +266,19 @@ def penalty_cases(device: str, quick: bool) -> tuple[PenaltyCase, ...]:
     peers = (
         Peer("loop", "a loop over parameters, through autograd", target=loop),
         Peer("foreach", "torch._foreach", target=foreach, variants=("new buffers", "kept buffers")),
-        Peer("compiled", "torch.compile of the loop", target=compiled),
         # Without targets, since nobody named them, but faster than those that have one.
         Peer("scratch", "a loop without autograd, one scratch buffer"),
     )
-    if device == "cpu":  # On a GPU its compilations alone would take minutes.
-        peers += (Peer("compiled-in-place", "torch.compile of a loop without autograd"),)
+    # Compiling for ViT-L as well would take minutes.
+    compiling = (Peer("compiled", "torch.compile of the loop", target=compiled),)
+    if device == "cpu":
+        compiling += (Peer("compiled-in-place", "torch.compile of a loop without autograd"),)
     return tuple(
         PenaltyCase(
             id=f"{'ewc' if fisher else 'l2sp'}-{model}",
             title=f"{'EWC' if fisher else 'L2-SP'}, value and gradient, {title}",
             device=device,
-            peers=peers,
+            peers=peers + compiling if model in _COMPILED_FOR else peers,
             bytes_per_value=20 if fisher else 16,
             model=model,
             fisher=fisher,

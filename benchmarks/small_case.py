@@ -1,7 +1,9 @@
-"""Every GPU program once, on small tensors: what compute-sanitizer watches. Needs a GPU."""
+"""The GPU's programs on small tensors: what compute-sanitizer watches. Needs a GPU."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import sys
 
 import torch
@@ -10,6 +12,7 @@ from ftbench import ops
 
 NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def main() -> int:
@@ -25,38 +28,51 @@ def main() -> int:
 
 def _mixing() -> list[str]:
     wrong = []
-    for height, width in ((9, 7), (16, 32)):
-        plan = ops.sample_mix(10, height, width, cutmix_alpha=1.0, seed=0, step=1)
-        for dtype in (*FLOATS, torch.uint8):
-            pixels = torch.randint(256, (10, height, width, 3), dtype=torch.uint8)
-            images = pixels if dtype == torch.uint8 else pixels.permute(0, 3, 1, 2).to(dtype)
-            for wanted in FLOATS:
-                expected = ops.mix(images, plan, normalize=NORMALIZE, dtype=wanted)
-                found = ops.mix(images.cuda(), plan.to("cuda"), normalize=NORMALIZE, dtype=wanted)
-                if not torch.allclose(found.cpu().float(), expected.float(), atol=0.05):
-                    wrong.append(f"mix {dtype} to {wanted} at {height}×{width}")
-            if dtype != torch.uint8:
-                expected, moved = ops.mix(images, plan), images.cuda()
-                ops.mix(moved, plan.to("cuda"), out=moved)
-                if not torch.equal(moved.cpu(), expected):
-                    wrong.append(f"mix {dtype} in place at {height}×{width}")
+    kinds = itertools.product(((9, 7), (16, 32)), (0.0, 1.0), (*FLOATS, torch.uint8), FORMATS)
+    for (height, width), cutmix_alpha, dtype, layout in kinds:
+        plan = ops.sample_mix(
+            10, height, width, mixup_alpha=1.0, cutmix_alpha=cutmix_alpha, seed=0, step=1
+        )
+        # Each kind of share: both images, the own one, the partner.
+        plan.weight[:2] = torch.tensor([0.0, 1.0])
+        pixels = torch.randint(256, (10, height, width, 3), dtype=torch.uint8)
+        planes = pixels.permute(0, 3, 1, 2).to(memory_format=layout)
+        images = pixels if dtype == torch.uint8 else planes.to(dtype)
+        for wanted, to in itertools.product(FLOATS, FORMATS):
+            out = torch.empty(planes.shape, dtype=wanted, device="cuda", memory_format=to)
+            ops.mix(images.cuda(), plan.to("cuda"), normalize=NORMALIZE, out=out)
+            expected = ops.mix(images, plan, normalize=NORMALIZE, dtype=wanted)
+            if not torch.allclose(out.cpu().float(), expected.float(), atol=0.05, rtol=0.01):
+                wrong.append(f"mix {dtype} {layout} to {wanted} {to} at {height}×{width}")
+        if dtype != torch.uint8:
+            expected, moved = ops.mix(images, plan), images.cuda()
+            ops.mix(moved, plan.to("cuda"), out=moved)
+            if not torch.equal(moved.cpu(), expected):
+                wrong.append(f"mix {dtype} {layout} in place at {height}×{width}")
     return wrong
 
 
 def _penalty() -> list[str]:
-    values = {}
+    return [f"penalty {dtype}" for dtype in (*FLOATS, torch.float64) if not _agrees(dtype)]
+
+
+def _agrees(dtype: torch.dtype) -> bool:
+    """Return whether value and gradients of L2-SP and EWC terms are the CPU's."""
+    found = {}
     for device in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)
         parameters = [
-            torch.nn.Parameter(torch.randn(size, generator=generator).to(device))
+            torch.nn.Parameter(torch.randn(size, generator=generator).to(device, dtype))
             for size in (1, 5, 4096, 70_001)
         ]
         anchors = [None, *(parameter.detach() * 0.5 for parameter in parameters[1:])]
-        strength = [0.5, *(torch.rand_like(parameter) * 0 + 2 for parameter in parameters[1:])]
+        strength = [0.5, 0.1, *(torch.full_like(each, 2.0) for each in parameters[2:])]
         penalty = ops.QuadraticPenalty(parameters, anchors, strength)
-        values[device] = penalty.add_gradient_().item()
-    close = abs(values["cuda"] - values["cpu"]) <= 1e-5 * abs(values["cpu"])
-    return [] if close else [f"penalty {values}"]
+        value = penalty.add_gradient_()
+        gradients = [parameter.grad for parameter in parameters]
+        found[device] = [each.detach().cpu().double() for each in (value, *gradients)]
+    close = functools.partial(torch.allclose, rtol=0.01 if dtype.itemsize == 2 else 1e-5)
+    return all(map(close, found["cuda"], found["cpu"]))
 
 
 if __name__ == "__main__":

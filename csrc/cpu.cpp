@@ -23,7 +23,10 @@ std::vector<const Kernels*> supported() {
   std::vector<const Kernels*> found{&kernels_baseline};
 #if defined(__x86_64__)
   const auto has_all = [](auto... present) { return (present && ...); };
-  if (!has_all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"))) return found;
+  if (!has_all(__builtin_cpu_supports("avx2"), __builtin_cpu_supports("fma"),
+               __builtin_cpu_supports("f16c"))) {
+    return found;
+  }
   found.push_back(&kernels_avx2);
   if (!has_all(__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"),
                __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl"))) {

@@ -11,7 +11,8 @@ namespace ftbench {
 
 struct Kernels {
   const char* name;
-  // Mixes tiles [begin, end) of a batch; `scratch` has tiles.scratch floats.
+  // Mixes parts [begin, end) of a batch, tile · batch + step, each a tile of one image; `scratch` has
+  // tiles.scratch floats.
   void (*mix_tiles)(const Mix&, const Tiles&, const Step*, float* scratch, int64_t begin,
                     int64_t end);
   // Adds scale · s (θ − a) to elements [begin, end) of the gradient, where there is one; returns
@@ -24,7 +25,8 @@ const Kernels& kernels();
 void use_instruction_set(const std::string& name);
 std::vector<std::string> instruction_sets();
 
-// The size of the last cache that a core sees. Batches that are far larger are written past it.
+// The size of the last cache that a core sees. Batches of one and a half times
+// its size, with their results, are written past it.
 int64_t last_cache_bytes();
 void set_last_cache_bytes(int64_t bytes);
 

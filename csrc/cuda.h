@@ -1,4 +1,5 @@
-// Launching the GPU's programs. No torch headers, so that the compiler's toolkit is enough.
+// Launching the GPU's programs. No headers but those of the
+// toolkit's compiler and c10's numbers, so that the compiler's toolkit is enough.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -164,6 +164,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("use_instruction_set", &ftbench::use_instruction_set,
         "Choose the kernels; ValueError where the processor lacks the set.");
   m.def("last_cache_bytes", &ftbench::last_cache_bytes,
-        "The last cache that a core sees; batches that are far larger are written past it.");
+        "The last cache that a core sees; batches half as large again are written past it.");
   m.def("set_last_cache_bytes", &ftbench::set_last_cache_bytes);
 }

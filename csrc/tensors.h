@@ -24,4 +24,12 @@ inline bool elements_apart(const at::Tensor& tensor) {
   return true;
 }
 
+// The addresses that the elements of a tensor lie in, which has some.
+inline std::pair<const char*, const char*> extent(const at::Tensor& tensor) {
+  int64_t last = 0;
+  for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
+  const char* start = static_cast<const char*>(tensor.const_data_ptr());
+  return {start, start + (last + 1) * tensor.element_size()};
+}
+
 }  // namespace ftbench

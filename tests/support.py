@@ -191,6 +191,22 @@ def tiny_sweep(**changes):
     )
 
 
+def make_images(batch, channels, height, width, dtype=torch.float32, layout="contiguous", seed=0):
+    """Return images of a layout; bytes are (B, H, W, C)."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.uint8:
+        shape = (batch, height, width, channels)
+        return torch.randint(256, shape, dtype=dtype, generator=generator)
+    images = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
+    if layout == "channels_last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":  # every other image of a wider buffer
+        wide = torch.zeros(batch, channels, height, 2 * width, dtype=dtype)
+        wide[..., ::2] = images
+        images = wide[..., ::2]
+    return images
+
+
 def make_plan(partner, weight, box, height, width):
     """Return a MixPlan of nested lists."""
     return MixPlan(

@@ -170,7 +170,7 @@ struct Mixer {
   }
 
   Box box(const Step& step) const {
-    return clip(mix.box + 4 * step.image, mix.height, mix.width);
+    return clip(mix.box + 4 * int64_t{step.image}, mix.height, mix.width);
   }
 
   void set_patterns(const Step& step, int which) const {

@@ -57,14 +57,6 @@ bool plain(const at::Tensor& tensor) {
   return tensor.is_contiguous() || tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-// The addresses that a tensor's elements lie in.
-std::pair<const char*, const char*> extent(const at::Tensor& tensor) {
-  int64_t last = 0;
-  for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
-  const char* start = static_cast<const char*>(tensor.const_data_ptr());
-  return {start, start + (last + 1) * tensor.element_size()};
-}
-
 bool overlap(const at::Tensor& a, const at::Tensor& b) {
   const auto [a_start, a_end] = extent(a);
   const auto [b_start, b_end] = extent(b);
@@ -229,6 +221,9 @@ struct OneByOne {
 
 Normalization normalization_of(const Mix& mix) {
   Normalization norm{};
+  TORCH_CHECK_VALUE(std::max(mix.height, mix.width * mix.channels) < kMostRowElements,
+                    "the images have ", mix.height, " rows of ", mix.width * mix.channels,
+                    " values, expected fewer than 2^31 of each on a GPU");
   if (!mix.scale) return norm;
   TORCH_CHECK_VALUE(mix.channels <= kMostChannels, "the images have ", mix.channels,
                     " channels, expected at most ", kMostChannels, " to normalise on a GPU");

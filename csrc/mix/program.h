@@ -1,5 +1,5 @@
 // What one GPU thread does when a batch is mixed. The GPU runs it in mix/cuda.cu; tests run it on
-// the CPU (mix_as_gpu in ops.cpp), thread after thread.
+// the CPU (mix_as_gpu in mix.cpp), thread after thread.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -16,6 +16,7 @@ namespace ftbench {
 constexpr int kThreads = 256;
 constexpr int64_t kImagesPerThread = 8;    // places in an image are worked out once for so many
 constexpr int64_t kMostChannels = 128;     // that a call can normalise
+constexpr int64_t kMostRowElements = int64_t{1} << 31;  // places in a row are of 32 bits
 constexpr int64_t kMostStepsInShared = 2048;
 
 struct Normalization {

@@ -191,7 +191,8 @@ struct Writer {
     if constexpr (kPeriod >= 0) {
       Shares part[kRepeat];
       for (int v = 0; v < kRepeat; ++v) part[v] = shares_at(pattern, v);
-      if (pattern.uniform && route == Route::kPast && !aligned(run.out) && run.size >= kUnit) {
+      const bool alike = kPeriod == 0 || pattern.uniform;  // whatever the lane
+      if (alike && route == Route::kPast && !aligned(run.out) && run.size >= kUnit) {
         const int64_t start = (64 - reinterpret_cast<uintptr_t>(run.out) % 64) / sizeof(Out);
         while (i < start) {
           const int64_t count = start - i < kLanes ? start - i : kLanes;

@@ -31,8 +31,8 @@ struct Tiles {
   }
 };
 
-// Long pieces are fetched faster; an image's tile, its partner's and the result's should stay in the
-// second-level cache.
+// Long pieces are fetched faster, but an image's tile should still be in the second-level cache when
+// it has been its neighbour's partner.
 constexpr int64_t kTileBytes = 96 << 10;
 constexpr int64_t kLeastValues = 256;  // fewer are not worth a tile
 
@@ -47,7 +47,7 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   Tiles tiles{};
   tiles.planes = !mix.images_last && !mix.out_last;
   const int64_t planes = tiles.planes ? mix.channels : 1;
-  const int64_t depth = tiles.planes ? 1 : std::max<int64_t>(mix.channels, 1);
+  const int64_t depth = tiles.planes ? 1 : mix.channels;
   const int64_t most = std::max<int64_t>(kTileBytes / bytes_of(mix.from) / depth, 1);
   const int64_t pixels = mix.pixels(), most_tiles = std::max<int64_t>(pixels * depth / kLeastValues, 1);
   tiles.per_plane = ceil_divide(pixels, most);
@@ -59,7 +59,7 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   // Whole vectors, so that a tile does not end within one.
   tiles.pixels = ceil_divide(ceil_divide(pixels, tiles.per_plane), 16) * 16;
   tiles.per_plane = ceil_divide(pixels, tiles.pixels);
-  tiles.count = mix.batch == 0 ? 0 : planes * tiles.per_plane;
+  tiles.count = planes * tiles.per_plane;
   const int64_t patterns = mix.out_last ? 1 : depth;
   tiles.period = mix.out_last ? mix.channels / std::gcd(mix.channels, int64_t{16}) : 1;
   tiles.pattern = 4 * 16 * tiles.period * patterns;

@@ -4,8 +4,8 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <optional>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -36,7 +36,10 @@ struct PenaltyCall {
   void add_term(const at::Tensor& parameter, const at::Tensor& anchor, const at::Tensor& weights,
                 double strength, const at::Tensor& gradient);
 
-  std::unordered_set<const void*> written_;  // gradients that a term adds to
+  // Whether no term adds to the gradient's memory yet; from now on one does.
+  bool claim(const at::Tensor& gradient);
+
+  std::map<const char*, const char*> written_;  // where the gradients that terms add to begin and end
   std::vector<at::Tensor> owned_;  // copies that the terms point into
   std::vector<std::pair<at::Tensor, at::Tensor>> late_;  // a gradient, and what to add to it
 };

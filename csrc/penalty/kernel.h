@@ -120,12 +120,6 @@ inline double float_block_with(const Term& term, int64_t begin, int64_t end, flo
                        : float_block<kAnchor, kWeights, false>(term, begin, end, scale);
 }
 
-inline bool all_are(const Term& term, Number type) {
-  return term.parameter_type == type && (!term.anchor || term.anchor_type == type) &&
-         (!term.weights || term.weights_type == type) &&
-         (!term.gradient || term.gradient_type == type);
-}
-
 double penalty_block(const Term& term, int64_t begin, int64_t end, double scale) {
   if (all_are(term, Number::kDouble)) return double_block(term, begin, end, scale);
   const float factor = static_cast<float>(scale);

@@ -82,6 +82,16 @@ PenaltyCall::PenaltyCall(at::TensorList parameters, const OptionalTensors& ancho
   in_double = in_double && count > 0;
 }
 
+bool PenaltyCall::claim(const at::Tensor& gradient) {
+  if (gradient.numel() == 0) return true;
+  const auto [begin, end] = extent(gradient);
+  const auto after = written_.lower_bound(begin);
+  if (after != written_.end() && after->first < end) return false;
+  if (after != written_.begin() && std::prev(after)->second > begin) return false;
+  written_.emplace(begin, end);
+  return true;
+}
+
 void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
                            const at::Tensor& weights, double strength,
                            const at::Tensor& gradient) {
@@ -107,9 +117,9 @@ void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
   };
   const at::Tensor start = settle(anchor), factor = settle(weights);
   at::Tensor total = gradient;
-  // Threads add to all terms at once, so that of tied parameters only one may be added to.
+  // Threads add to all terms at once, so no two may share memory, as those of tied parameters do.
   if (gradient.defined() && (!fits(gradient, parameter) || is_double(gradient) != any_double ||
-                             !written_.insert(gradient.const_data_ptr()).second)) {
+                             !claim(gradient))) {
     const auto type = any_double ? at::kDouble : at::kFloat;
     total = at::zeros_like(parameter, parameter.options().dtype(type));
     late_.emplace_back(gradient, total);

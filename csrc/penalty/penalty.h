@@ -18,6 +18,12 @@ struct Term {
   int64_t size;
 };
 
+FTBENCH_SHARED bool all_are(const Term& term, Number type) {
+  return term.parameter_type == type && (!term.anchor || term.anchor_type == type) &&
+         (!term.weights || term.weights_type == type) &&
+         (!term.gradient || term.gradient_type == type);
+}
+
 // Sums are taken over blocks of this many elements, and blocks are added in order, in float64: the
 // same bits for any number of threads.
 constexpr int64_t kBlock = 65536;

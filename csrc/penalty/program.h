@@ -1,5 +1,5 @@
 // What one GPU thread does for a quadratic penalty. The GPU runs it in penalty/cuda.cu; tests run
-// it on the CPU (penalty_as_gpu in ops.cpp), thread after thread.
+// it on the CPU (penalty_as_gpu in penalty.cpp), thread after thread.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -16,13 +16,6 @@ constexpr int64_t kGroupsPerBlock = 4;
 struct alignas(16) Four {
   float at[4];
 };
-
-FTBENCH_SHARED bool all_floats(const Term& term) {
-  return term.parameter_type == Number::kFloat &&
-         (!term.anchor || term.anchor_type == Number::kFloat) &&
-         (!term.weights || term.weights_type == Number::kFloat) &&
-         (!term.gradient || term.gradient_type == Number::kFloat);
-}
 
 FTBENCH_SHARED bool on_sixteen_bytes(const Term& term) {
   return ((reinterpret_cast<uintptr_t>(term.parameter) |
@@ -112,7 +105,7 @@ FTBENCH_SHARED double add_group_part(const Term& term, int64_t block, int64_t gr
   if (begin >= end) return 0.0;
   double sum = 0.0;
   int64_t rest = begin;
-  if (all_floats(term) && on_sixteen_bytes(term)) {
+  if (all_are(term, Number::kFloat) && on_sixteen_bytes(term)) {
     sum = add_fours(term, begin, end, thread, static_cast<float>(scale));
     rest = end - (end - begin) % 4;
   }

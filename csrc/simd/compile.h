@@ -27,6 +27,9 @@ FTBENCH_PRAGMA(clang attribute push(__attribute__((target(FTBENCH_TARGET))), app
 #else
 #pragma GCC push_options
 FTBENCH_PRAGMA(GCC target(FTBENCH_TARGET))
+#if FTBENCH_ISA >= FTBENCH_AVX512
+#pragma GCC target("prefer-vector-width=512")
+#endif
 #endif
 #endif
 

@@ -1,5 +1,5 @@
 // Sixteen floats at a time, for the instruction set that FTBENCH_ISA names. Included inside that
-// set's namespace by isa.h, once for each: no include guard, no headers of its own.
+// set's namespace by compile.h, once for each: no include guard, no headers of its own.
 //
 // Multiplications and additions are never contracted (-ffp-contract=off); fma() is the one place
 // where a product is not rounded, and only where the set has such an instruction.

@@ -121,6 +121,19 @@ def test_any_mixture_of_dtypes_and_layouts_is_the_closed_form(compiled, data, sc
     assert all(same_bits(a, b) for a, b in zip(after, kept, strict=True))
 
 
+def test_gradients_that_share_some_memory_are_each_added(compiled, threads):
+    """Threads add to all gradients at once; the overlap is in other blocks of each."""
+    memory, size, shift = torch.zeros(4 * BLOCK), 3 * BLOCK, BLOCK + 7
+    gradients = [memory[:size], memory[BLOCK - 7 :][:size], memory[shift : shift + 5]]
+    parameters = [torch.ones(size), torch.full((size,), 2.0), torch.full((5,), 3.0)]
+    expected = memory.clone()
+    for start, parameter in zip((0, BLOCK - 7, shift), parameters, strict=True):
+        expected[start : start + len(parameter)] += parameter
+    none = [None] * 3
+    OPERATORS.add_quadratic_gradient_(parameters, none, none, [1.0] * 3, gradients, [0, 1, 2], 1.0)
+    assert torch.equal(memory, expected)
+
+
 @pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("weighted", [False, True])

@@ -7,27 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftbench.ops import mix
-from tests.support import make_plan
+from tests.support import make_images, make_plan
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORMALIZE = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-
-
-def make_images(batch, channels, height, width, dtype=torch.float32, layout="contiguous", seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.uint8:
-        shape = (batch, height, width, channels)
-        return torch.randint(256, shape, dtype=dtype, generator=generator)
-    images = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
-    if layout == "channels_last":
-        images = images.contiguous(memory_format=torch.channels_last)
-    elif layout == "strided":  # every other image of a wider buffer
-        wide = torch.zeros(batch, channels, height, 2 * width, dtype=dtype)
-        wide[..., ::2] = images
-        images = wide[..., ::2]
-    return images
 
 
 def reference(images, plan, normalize=None):

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from ftbench import ops
-from tests.ops.test_mix import make_images
-from tests.support import make_plan
+from tests.support import make_images, make_plan
 
 pytestmark = pytest.mark.cuda
 
@@ -141,11 +140,12 @@ def test_a_penalty_is_that_of_the_cpu_and_repeats_its_bits(count):
         assert torch.equal(mine.grad.cpu(), theirs.grad)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_penalty_does_not_wait_for_the_gpu():
     _, penalty = penalty_on("cuda")
     penalty.add_gradient_()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         penalty.add_gradient_()
     finally:
         torch.cuda.set_sync_debug_mode("default")
