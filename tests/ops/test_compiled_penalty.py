@@ -123,6 +123,7 @@ def test_any_mixture_of_dtypes_and_layouts_is_the_closed_form(compiled, data, sc
 
 def test_gradients_that_share_some_memory_are_each_added(compiled, threads):
     """Threads add to all gradients at once; the overlap is in other blocks of each."""
+    threads(2)
     memory, size, shift = torch.zeros(4 * BLOCK), 3 * BLOCK, BLOCK + 7
     gradients = [memory[:size], memory[BLOCK - 7 :][:size], memory[shift : shift + 5]]
     parameters = [torch.ones(size), torch.full((size,), 2.0), torch.full((5,), 3.0)]
