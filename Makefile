@@ -32,13 +32,15 @@ $(READY): pyproject.toml
 	  echo "set-up: $$($(PYTHON) --version) is too old; ftbench needs Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "set-up: this Python has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' || { \
+	@echo 'set-up: installing ftbench and torch into .venv, 6 GB, some minutes'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' || { \
 	  echo "set-up: pip could not install ftbench; the lines above say which package, torch needs about 6 GB of disk" >&2; exit 1; }
 	@touch $@
 
 # Without a compiler the reference serves, and says so.
 $(OPS): $(READY) $(SOURCES)
+	@echo 'set-up: compiling the operators, a minute'
 	@$(BIN)/python setup.py --quiet build_ext --inplace >.venv/ops.log 2>&1 || \
 	  echo "set-up: the operators did not compile (.venv/ops.log says why); plain torch serves" >&2
 	@touch $@

@@ -70,6 +70,8 @@ def _check_labels(labels: Tensor, logits: Tensor, plan: MixPlan | None) -> None:
 def _class_weights(class_weight: Tensor | None, log_probability: Tensor) -> Tensor:
     if class_weight is None:
         return log_probability.new_ones(log_probability.shape[1])
+    if not isinstance(class_weight, Tensor):
+        raise TypeError(f"class_weight is {class_weight!r}, expected a tensor (K,)")
     if class_weight.shape != log_probability.shape[1:]:
         raise ValueError(
             f"class_weight has shape {tuple(class_weight.shape)}, "

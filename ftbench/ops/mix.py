@@ -193,7 +193,7 @@ def mix(
     sample's box stands the partner's pixel v; outside it ``v = w·x + (1 − w)·x[partner]``, where a
     share of zero takes nothing. With ``normalize=(mean, std)``, one number a channel, the result is
     ``(v/255 − mean)/std`` for uint8 and ``(v − mean)/std`` for floats. Arithmetic is float32,
-    rounded once to ``dtype`` (default: that of the images; float32 for uint8).
+    rounded once to ``dtype`` (default: that of ``out``, or of the images; float32 for uint8).
 
     ``out``, contiguous or channels_last, is filled and returned; it may be ``images``, and where it
     overlaps them otherwise the result is still right. Keeping one from step to step saves most of
@@ -202,6 +202,8 @@ def mix(
     torch. TypeError and ValueError name the argument, its value and what was expected.
     """
     shape = _check_images(images, plan)
+    if out is not None and not isinstance(out, Tensor):
+        raise TypeError(f"out is of type {type(out).__name__}, expected a tensor or None")
     result_dtype = _result_dtype(images, dtype, out)
     if out is not None and (out.shape != shape or out.device != images.device):
         raise ValueError(
@@ -242,6 +244,10 @@ def _memory_format(images: Tensor) -> torch.memory_format:
 
 
 def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images are of type {type(images).__name__}, expected a tensor")
+    if not isinstance(plan, MixPlan):
+        raise TypeError(f"plan is {plan!r}, expected a MixPlan")
     if images.dtype not in (*_FLOATS, torch.uint8):
         raise TypeError(
             f"images have dtype {images.dtype}, expected float32, float16, bfloat16 or uint8"
@@ -257,7 +263,8 @@ def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
         batch, channels, height, width = images.shape
     if (height, width) != (plan.height, plan.width):
         raise ValueError(
-            f"images are {height} × {width} pixels, the plan is for {plan.height} × {plan.width}"
+            f"images are {height} × {width} pixels, the plan is for {plan.height} × {plan.width}; "
+            f"their shape is {tuple(images.shape)}, expected {layout} for {images.dtype}"
         )
     if len(plan.partner) != batch:
         raise ValueError(f"the plan is for {len(plan.partner)} images, the batch has {batch}")
@@ -269,10 +276,11 @@ def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
 def _result_dtype(images: Tensor, dtype: torch.dtype | None, out: Tensor | None) -> torch.dtype:
     default = torch.float32 if images.dtype == torch.uint8 else images.dtype
     chosen = dtype or (out.dtype if out is not None else default)
+    if out is not None and out.dtype != (dtype or out.dtype):
+        raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
     if chosen not in _FLOATS:
-        raise TypeError(f"dtype is {chosen}, expected float32, float16 or bfloat16")
-    if out is not None and out.dtype != chosen:
-        raise TypeError(f"out has dtype {out.dtype}, expected {chosen}")
+        named = "out has dtype" if dtype is None and out is not None else "dtype is"
+        raise TypeError(f"{named} {chosen!r}, expected float32, float16 or bfloat16 of torch")
     return chosen
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ftbench.ops import backend, reference
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_T = TypeVar("_T")
 
 
 class QuadraticPenalty:
@@ -18,15 +19,18 @@ class QuadraticPenalty:
 
     ``anchors[i]`` is a tensor of the parameter's shape, or None for zero; ``strength[i]`` is a
     number of at least 0, or a tensor of the parameter's shape (EWC's λ·F). Anchors and strengths
-    are taken as they are, not copied. TypeError and ValueError name the element that does not fit.
+    are taken as they are, not copied; what a strength tensor holds is not looked at, which would
+    wait for a GPU. TypeError and ValueError name the element that does not fit.
     """
 
     def __init__(
         self,
-        parameters: Sequence[Tensor],
-        anchors: Sequence[Tensor | None],
-        strength: Sequence[float | Tensor],
+        parameters: Iterable[Tensor],
+        anchors: Iterable[Tensor | None],
+        strength: Iterable[float | Tensor],
     ) -> None:
+        parameters = _listed("parameters", parameters)
+        anchors, strength = _listed("anchors", anchors), _listed("strength", strength)
         if not len(parameters) == len(anchors) == len(strength):
             raise ValueError(
                 f"parameters, anchors and strength have {len(parameters)}, {len(anchors)} and "
@@ -37,7 +41,7 @@ class QuadraticPenalty:
         ):
             _check_dtype(f"parameters[{index}]", parameter)
             if anchor is not None:
-                _check_tensor(f"anchors[{index}]", anchor, parameter)
+                _check_anchor(f"anchors[{index}]", anchor, parameter)
             _check_strength(f"strength[{index}]", factor, parameter)
         self.parameters = tuple(parameters)
         self.anchors = tuple(anchors)
@@ -154,6 +158,23 @@ def _check_strength(name: str, value: float | Tensor, parameter: Tensor) -> None
         raise ValueError(f"{name} is {value}, expected a finite number of at least 0")
 
 
+def _listed(name: str, values: Iterable[_T]) -> list[_T]:
+    if isinstance(values, Mapping | Tensor) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"{name} is of type {type(values).__name__}, expected one for each parameter"
+        )
+    return list(values)
+
+
+def _check_anchor(name: str, value: Tensor, parameter: Tensor) -> None:
+    _check_tensor(name, value, parameter)
+    if value.numel() and value.is_set_to(parameter):
+        raise ValueError(
+            f"{name} is its parameter's own memory and would move with it, expected a copy: "
+            "parameter.detach().clone()"
+        )
+
+
 def _check_tensor(name: str, value: Tensor, parameter: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {value!r}, expected a tensor or None")
@@ -167,6 +188,8 @@ def _check_tensor(name: str, value: Tensor, parameter: Tensor) -> None:
 
 
 def _check_dtype(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a tensor")
     if value.dtype not in _DTYPES:
         raise TypeError(
             f"{name} has dtype {value.dtype}, expected float32, float64, float16 or bfloat16"

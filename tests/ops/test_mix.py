@@ -231,7 +231,16 @@ IMAGES = make_images(2, 3, 4, 5)
         (IMAGES, {"dtype": torch.uint8}, TypeError, "dtype is torch.uint8, expected"),
         (IMAGES, {"out": IMAGES[:, :2]}, ValueError, r"out is \(2, 2, 4, 5\) .* \(2, 3, 4, 5\)"),
         (IMAGES, {"out": IMAGES.to("meta")}, ValueError, "out is .* on meta, expected .* on cpu"),
-        (IMAGES, {"out": IMAGES.double()}, TypeError, "is torch.float64, expected float32"),
+        (IMAGES.numpy(), {}, TypeError, "images are of type ndarray, expected a tensor"),
+        (IMAGES, {"out": IMAGES.numpy()}, TypeError, "out is of type ndarray, expected a tensor"),
+        (IMAGES, {"dtype": "float32"}, TypeError, "dtype is 'float32', expected"),
+        (IMAGES.byte(), {}, ValueError, r"expected \(B, H, W, C\) for torch.uint8"),
+        (
+            IMAGES,
+            {"out": IMAGES.double()},
+            TypeError,
+            "out has dtype torch.float64, expected float32",
+        ),
         (
             IMAGES,
             {"out": IMAGES.half(), "dtype": torch.float32},

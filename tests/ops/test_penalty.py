@@ -270,3 +270,23 @@ def test_an_element_that_does_not_fit_is_named(anchor, strength, error, message)
 def test_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="have 2, 1 and 2 elements; expected as many of each"):
         QuadraticPenalty([TWO, TWO], [None], [1.0, 1.0])
+
+
+def test_what_an_nn_module_gives_can_be_penalised(implementation):
+    model = nn.Linear(3, 2)
+    anchors = [parameter.detach() + 1.0 for parameter in model.parameters()]
+    penalty = QuadraticPenalty(model.parameters(), anchors, [2.0, 0.5])
+    assert penalty.value().item() == pytest.approx(0.5 * (2.0 * 6 + 0.5 * 2), rel=1e-5)
+
+
+def test_an_anchor_that_would_move_with_its_parameter_is_refused():
+    parameter = nn.Parameter(torch.ones(3))
+    for anchor in (parameter, parameter.detach()):
+        with pytest.raises(ValueError, match=r"anchors\[0\] is its parameter's own memory"):
+            QuadraticPenalty([parameter], [anchor], [1.0])
+
+
+@pytest.mark.parametrize("strength", [0.1, {"weight": 0.1}, torch.ones(1)])
+def test_strengths_that_are_no_list_are_refused(strength):
+    with pytest.raises(TypeError, match="strength is of type"):
+        QuadraticPenalty([nn.Parameter(torch.ones(3))], [None], strength)
