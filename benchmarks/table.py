@@ -218,7 +218,7 @@ def _notes(cases: Sequence[Measured], copies: Copies, machine: Mapping[str, Any]
 def _copies(cases: Sequence[Measured]) -> Copies:
     """Return the copies' bytes a second by size.
 
-    Where a buffer's pages lie can matter more than what is done with them: the best copy is the bound.
+    Where a buffer's pages lie can matter more than what is done with them: the best is the bound.
     """
     copies: dict[int, list[float]] = {}
     for case in cases:
