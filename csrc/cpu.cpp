@@ -81,6 +81,15 @@ std::atomic<const Kernels*>& current() {
 
 }  // namespace
 
+bool prefetch_pays() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel");
+  return intel;
+#else
+  return false;
+#endif
+}
+
 int64_t last_cache_bytes() { return cache_bytes().load(std::memory_order_relaxed); }
 
 void set_last_cache_bytes(int64_t bytes) { cache_bytes().store(bytes); }

@@ -19,7 +19,8 @@ using OptionalTensors = c10::List<std::optional<at::Tensor>>;
 // the argument, its value and what was expected.
 struct PenaltyCall {
   std::vector<Term> terms;
-  std::vector<int64_t> starts{0};  // the first block of each term, and their number
+  std::vector<int64_t> starts{0};    // the first block of each term, and their number
+  std::vector<int64_t> elements{0};  // the elements before each term, and their number
   bool in_double = true;           // whether the value is float64: every parameter is
 
   PenaltyCall(at::TensorList parameters, const OptionalTensors& anchors,
@@ -27,6 +28,8 @@ struct PenaltyCall {
               at::TensorList gradients, at::IntArrayRef trained);
   PenaltyCall(const PenaltyCall&) = delete;
   int64_t blocks() const { return starts.back(); }
+  // Where a share of the blocks begins when each has as many elements, give or take a block.
+  int64_t first_block(int64_t share, int64_t shares) const;
   at::Tensor empty_value(at::TensorList parameters) const;
   at::Tensor make_value(at::TensorList parameters, double value) const;  // on the CPU
   // Adds to the gradients what could not be added there at once, and tells autograd of the change.

@@ -34,12 +34,11 @@ inline double total(const Sum& sum) {
   return lanes[0];
 }
 
-// Half a page ahead in each of the three or four arrays, which the processor's own prefetching
-// does not keep up with.
+// Half a page ahead in each of the three or four arrays, where the processor needs to be told.
 constexpr int64_t kPenaltyAhead = 512;
 
 // All in float32, the common case.
-template <bool kAnchor, bool kWeights, bool kGradient>
+template <bool kPrefetch, bool kAnchor, bool kWeights, bool kGradient>
 double float_block(const Term& term, int64_t begin, int64_t end, float scale) {
   // Copies in registers: nothing that is written can change them.
   const float* const parameter = static_cast<const float*>(term.parameter);
@@ -51,11 +50,13 @@ double float_block(const Term& term, int64_t begin, int64_t end, float scale) {
   sum.clear();
   int64_t i = begin;
   for (; i + kLanes <= end; i += kLanes) {
-    const int64_t ahead = i + kPenaltyAhead;
-    prefetch(parameter + ahead);
-    if constexpr (kAnchor) prefetch(anchor + ahead);
-    if constexpr (kWeights) prefetch(weights + ahead);
-    if constexpr (kGradient) prefetch_to_write(gradient + ahead);
+    if constexpr (kPrefetch) {
+      const int64_t ahead = i + kPenaltyAhead;
+      prefetch(parameter + ahead);
+      if constexpr (kAnchor) prefetch(anchor + ahead);
+      if constexpr (kWeights) prefetch(weights + ahead);
+      if constexpr (kGradient) prefetch_to_write(gradient + ahead);
+    }
     Vector gap = load(parameter + i);
     if constexpr (kAnchor) gap = gap - load(anchor + i);
     Vector pull = strength * gap;
@@ -114,20 +115,27 @@ inline double double_block(const Term& term, int64_t begin, int64_t end, double 
   return sum;
 }
 
-template <bool kAnchor, bool kWeights>
-inline double float_block_with(const Term& term, int64_t begin, int64_t end, float scale) {
-  return term.gradient ? float_block<kAnchor, kWeights, true>(term, begin, end, scale)
-                       : float_block<kAnchor, kWeights, false>(term, begin, end, scale);
+// Calls `next` with one more constant: whether `present`.
+template <class Next>
+FTBENCH_INLINE double choose(bool present, Next next) {
+  return present ? next(std::true_type{}) : next(std::false_type{});
+}
+
+inline double float_block_of(const Term& term, int64_t begin, int64_t end, float scale) {
+  return choose(prefetch_pays(), [&](auto ahead) {
+    return choose(term.anchor, [&](auto anchor) {
+      return choose(term.weights, [&](auto weights) {
+        return choose(term.gradient, [&](auto gradient) {
+          return float_block<ahead, anchor, weights, gradient>(term, begin, end, scale);
+        });
+      });
+    });
+  });
 }
 
 double penalty_block(const Term& term, int64_t begin, int64_t end, double scale) {
   if (all_are(term, Number::kDouble)) return double_block(term, begin, end, scale);
   const float factor = static_cast<float>(scale);
-  if (!all_are(term, Number::kFloat)) return mixed_block(term, begin, end, factor);
-  if (term.anchor) {
-    return term.weights ? float_block_with<true, true>(term, begin, end, factor)
-                        : float_block_with<true, false>(term, begin, end, factor);
-  }
-  return term.weights ? float_block_with<false, true>(term, begin, end, factor)
-                      : float_block_with<false, false>(term, begin, end, factor);
+  return all_are(term, Number::kFloat) ? float_block_of(term, begin, end, factor)
+                                       : mixed_block(term, begin, end, factor);
 }

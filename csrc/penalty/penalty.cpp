@@ -132,6 +132,7 @@ void PenaltyCall::add_term(const at::Tensor& given, const at::Tensor& anchor,
                    total.defined() ? total.mutable_data_ptr() : nullptr, type_of(parameter),
                    type_of(start), type_of(factor), type_of(total), strength, parameter.numel()});
   starts.push_back(starts.back() + blocks_of(parameter.numel()));
+  elements.push_back(elements.back() + parameter.numel());
 }
 
 at::Tensor PenaltyCall::empty_value(at::TensorList parameters) const {
@@ -157,19 +158,29 @@ void PenaltyCall::finish(at::TensorList gradients) const {
   }
 }
 
+int64_t PenaltyCall::first_block(int64_t share, int64_t shares) const {
+  if (share == shares) return blocks();
+  const int64_t element = elements.back() / shares * share;
+  const int64_t term = term_of(elements.data(), static_cast<int64_t>(terms.size()), element);
+  return starts[term] + blocks_of(element - elements[term]);
+}
+
 double penalty_on_cpu(const PenaltyCall& call, double scale) {
   std::vector<double> partials(call.blocks());
   const int64_t count = static_cast<int64_t>(call.terms.size());
+  const int64_t shares =
+      std::clamp<int64_t>(call.elements.back() / kBlock, 1, at::get_num_threads());
   const auto run = [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
+    const int64_t end = call.first_block(last, shares);
+    for (int64_t block = call.first_block(first, shares); block < end; ++block) {
       const int64_t index = term_of(call.starts.data(), count, block);
       const Term& term = call.terms[index];
       const int64_t begin = (block - call.starts[index]) * kBlock;
-      const int64_t end = std::min(begin + kBlock, term.size);
-      partials[block] = kernels().penalty_block(term, begin, end, scale);
+      partials[block] = kernels().penalty_block(term, begin, std::min(begin + kBlock, term.size),
+                                                scale);
     }
   };
-  at::parallel_for(0, call.blocks(), 1, run);
+  at::parallel_for(0, shares, 1, run);
   double sum = 0.0;
   for (const double partial : partials) sum += partial;
   return 0.5 * sum;

@@ -30,8 +30,8 @@ constexpr int64_t kBlock = 65536;
 
 FTBENCH_SHARED int64_t blocks_of(int64_t size) { return (size + kBlock - 1) / kBlock; }
 
-// The term that a block belongs to, given the number of the first block of each term and, at the
-// end, of all: starts[0] = 0 < starts[1] ≤ … A term without elements has no block.
+// The term that a block, or an element, belongs to, given the number of the first of each term and,
+// at the end, of all: starts[0] = 0 < starts[1] < …
 FTBENCH_SHARED int64_t term_of(const int64_t* starts, int64_t terms, int64_t block) {
   int64_t low = 0, high = terms;
   while (high - low > 1) {
