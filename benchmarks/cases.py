@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-OURS, OURS_WITH_PLAN, COPY = "ours", "ours with plan", "copy"
+OURS, OURS_WITH_PLAN, COPY, FLOOR = "ours", "ours with plan", "copy", "floor"
 PEER_PACKAGES = ("timm", "torchvision", "kornia")
 _COMPILED_FOR = ("resnet50", "vit_b_16", "tiny")
 # KERNELS: at least this share of the machine's measured copy bandwidth, on every device.
@@ -37,7 +37,10 @@ class Peer:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One line of work. Without ``bytes_per_value`` no bandwidth is stated."""
+    """One line of work. Without ``bytes_per_value`` no bandwidth is stated.
+
+    ``floor`` does less than the work but moves the same bytes: what cannot be beaten.
+    """
 
     id: str
     title: str
@@ -46,6 +49,7 @@ class Case:
     bytes_per_value: int | None
     copy_share_target: float | None = COPY_SHARE_TARGET
     times_plan: bool = False
+    floor: Peer | None = None
     overhead_target_microseconds: float | None = None
 
     @property
@@ -62,6 +66,7 @@ class Case:
             "bytes_per_value": self.bytes_per_value,
             "copy_share_target": self.copy_share_target,
             "times_plan": self.times_plan,
+            "floor": None if self.floor is None else self.floor.title,
             "overhead_target_microseconds": self.overhead_target_microseconds,
             "peers": [
                 {"name": peer.name, "title": peer.title, "target": peer.target}
@@ -76,7 +81,8 @@ class Case:
         yield OURS, ""
         if self.times_plan:
             yield OURS_WITH_PLAN, ""
-        for peer in self.peers:
+        floor = () if self.floor is None else (self.floor,)
+        for peer in (*floor, *self.peers):
             if importlib.util.find_spec(peer.package) is not None:
                 yield from ((peer.name, variant) for variant in peer.variants)
         if self.bytes_per_value is not None:
@@ -273,6 +279,12 @@ def penalty_cases(device: str, quick: bool) -> tuple[PenaltyCase, ...]:
     compiling = (Peer("compiled", "torch.compile of the loop", target=compiled),)
     if device == "cpu":
         compiling += (Peer("compiled-in-place", "torch.compile of a loop without autograd"),)
+    # A CPU reads a line before it writes to it, so each of these moves what the penalty does.
+    shapes = ("", "as one tensor")
+    floors = {
+        False: Peer(FLOOR, "the same bytes: addcmul_", variants=shapes),
+        True: Peer(FLOOR, "the same bytes: lerp", variants=shapes),
+    }
     return tuple(
         PenaltyCase(
             id=f"{'ewc' if fisher else 'l2sp'}-{model}",
@@ -280,6 +292,7 @@ def penalty_cases(device: str, quick: bool) -> tuple[PenaltyCase, ...]:
             device=device,
             peers=peers + compiling if model in _COMPILED_FOR else peers,
             bytes_per_value=20 if fisher else 16,
+            floor=floors[fisher] if device == "cpu" else None,
             model=model,
             fisher=fisher,
         )

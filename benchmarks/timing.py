@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.machine import core_seconds
+from benchmarks.memory import place
 
 # A GPU's round is so long that waiting for its end is under 1 % of it.
 _ROUND_SECONDS = {"cpu": 0.0005, "cuda": 0.005}
@@ -33,9 +34,8 @@ def synchronized_clock() -> float:
 
 def copy_function(values: int, device: str) -> Callable[[], object]:
     """Return a copy of ``values`` float32 numbers into a kept buffer: 8 bytes a value."""
-    source = torch.rand(values, device=device)
-    # Written once, so that its pages exist.
-    kept = torch.zeros_like(source)
+    source = place(torch.rand(values, device=device), 0)
+    kept = place(torch.zeros_like(source), 1)
     return lambda: kept.copy_(source)
 
 
