@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from benchmarks.cases import COPY, OURS, OURS_WITH_PLAN, MixCase, mix_cases
-from benchmarks.memory import place
 from benchmarks.mix_checks import check_ours, check_peer, mix_ours, result_buffer
 from benchmarks.mix_peers import ALPHA, BUILDERS, Batch, draw_batch, draw_plan
 from benchmarks.timing import Budget, copy_function, measure
@@ -36,23 +35,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def bench_mix(benchmark: Any, budget: Budget, case: MixCase, contender: str, variant: str) -> None:
     """Time one contender of one case."""
+    if contender == OURS:
+        check_ours(case, _batch(case))
+    for peer in case.peers:
+        if peer.name == contender:
+            check_peer(case, peer, variant)
     function = _function(case, contender, variant)
-    measure(benchmark, budget, case, contender, variant, function)
+    beside = {name: _function(case, name) for name in case.beside(contender)}
+    measure(benchmark, budget, case, contender, variant, function, beside)
 
 
-def _function(case: MixCase, contender: str, variant: str) -> Callable[[], object]:
+def _function(case: MixCase, contender: str, variant: str = "") -> Callable[[], object]:
     if contender == COPY:
         return copy_function(case.values, case.device)
     batch = _batch(case)
     # Nobody mixes into the images that the next one reads.
-    batch = Batch(place(batch.images, 0), batch.labels)
+    batch = Batch(batch.images.clone(), batch.labels)
     if contender == OURS:
-        check_ours(case, batch)
         return _ours(case, batch)
     if contender == OURS_WITH_PLAN:
         return _ours_with_plan(case, batch)
-    peer = next(peer for peer in case.peers if peer.name == contender)
-    check_peer(case, peer, variant)
     return BUILDERS[contender](batch, case, variant)
 
 

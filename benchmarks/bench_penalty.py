@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import COPY, FLOOR, PenaltyCase, penalty_cases
-from benchmarks.penalty_peers import BUILDERS, Function, Model, autograd_loop, draw_model
+from benchmarks.penalty_peers import BUILDERS, Model, autograd_loop, draw_model
 from benchmarks.timing import Budget, copy_function, measure
 
 
@@ -31,28 +32,35 @@ def bench_penalty(
     benchmark: Any, budget: Budget, case: PenaltyCase, contender: str, variant: str
 ) -> None:
     """Time one contender of one case."""
+    function = _function(case, contender, variant)
+    if contender != FLOOR:
+        _check(case, contender, function)
+    beside = {name: _function(case, name) for name in case.beside(contender)}
+    measure(benchmark, budget, case, contender, variant, function, beside)
+
+
+def _function(case: PenaltyCase, contender: str, variant: str = "") -> Callable[[], object]:
     if contender == COPY:
-        function = copy_function(case.values, case.device)
-    else:
-        # Anew, since copies write to the same memory.
-        model = draw_model(case)
-        function = BUILDERS[contender](model, variant)
-        if contender != FLOOR:
-            _check(case, contender, model, function)
-    measure(benchmark, budget, case, contender, variant, function)
+        return copy_function(case.values, case.device)
+    return BUILDERS[contender](_model(case), variant)
+
+
+@functools.lru_cache(maxsize=1)
+def _model(case: PenaltyCase) -> Model:
+    return draw_model(case)
 
 
 @functools.lru_cache(maxsize=1)
 def _expected(case: PenaltyCase) -> tuple[Tensor, list[Tensor]]:
     """Return the autograd loop's value and gradients."""
-    model = draw_model(case)
+    model = _model(case)
     return _one_call(model, autograd_loop(model))
 
 
-def _check(case: PenaltyCase, contender: str, model: Model, function: Function) -> None:
+def _check(case: PenaltyCase, contender: str, function: Callable[[], Any]) -> None:
     """Raise AssertionError unless one call gives what the autograd loop gives."""
     value, gradients = _expected(case)
-    found_value, found_gradients = _one_call(model, function)
+    found_value, found_gradients = _one_call(_model(case), function)
 
     def differs(what: str) -> Any:
         return lambda text: f"{case.id}: {what} of '{contender}' is not the loop's. {text}"
@@ -63,7 +71,7 @@ def _check(case: PenaltyCase, contender: str, model: Model, function: Function) 
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8, msg=differs("a gradient"))
 
 
-def _one_call(model: Model, function: Function) -> tuple[Tensor, list[Tensor]]:
+def _one_call(model: Model, function: Callable[[], Any]) -> tuple[Tensor, list[Tensor]]:
     for gradient in model.gradients:
         gradient.zero_()
     value = function()

@@ -75,9 +75,7 @@ class Case:
         }
 
     def contenders(self) -> Iterator[tuple[str, str]]:
-        """Yield (name, variant) of everything to time, in order; a copy before and one after."""
-        if self.bytes_per_value is not None:
-            yield COPY, "before"
+        """Yield (name, variant) of everything to time, in order."""
         yield OURS, ""
         if self.times_plan:
             yield OURS_WITH_PLAN, ""
@@ -85,8 +83,14 @@ class Case:
         for peer in (*floor, *self.peers):
             if importlib.util.find_spec(peer.package) is not None:
                 yield from ((peer.name, variant) for variant in peer.variants)
-        if self.bytes_per_value is not None:
-            yield COPY, "after"
+
+    def beside(self, contender: str) -> tuple[str, ...]:
+        """Return the names of what ``contender`` is compared with."""
+        if contender == OURS:
+            return () if self.bytes_per_value is None else (COPY,)
+        if contender == OURS_WITH_PLAN:
+            return ()
+        return (OURS, OURS_WITH_PLAN) if self.times_plan else (OURS,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import MixCase, Peer
-from benchmarks.memory import place
 from benchmarks.mix_peers import (
     BUILDERS,
     IMAGENET_MEAN,
@@ -37,8 +36,9 @@ def result_buffer(case: MixCase, images: Tensor) -> Tensor:
         return images
     view = images.permute(0, 3, 1, 2) if case.uint8 else images
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
-    zeros = torch.zeros(view.shape, dtype=case.dtype, device=view.device)
-    return place(zeros.contiguous(memory_format=layout), 1)
+    return torch.zeros(view.shape, dtype=case.dtype, device=view.device).contiguous(
+        memory_format=layout
+    )
 
 
 def check_ours(case: MixCase, batch: Batch) -> None:

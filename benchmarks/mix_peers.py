@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import MixCase
-from benchmarks.memory import place
 from ftbench import ops
 from ftbench.ops import reference
 
@@ -119,13 +118,13 @@ def plain_mix(batch: Batch, case: MixCase, variant: str) -> Function:
 def reference_function(batch: Batch, case: MixCase, variant: str) -> Function:
     """Return the plain-torch reference into a kept buffer, with the first plan of a run."""
     plan = draw_plan(case, case.shape, step=0)
-    out = place(torch.zeros_like(batch.images), 1)
+    out = torch.zeros_like(batch.images)
     return lambda: reference_mix(batch.images, plan, out)
 
 
 def add_function(batch: Batch, case: MixCase, variant: str) -> Function:
     """Return a plain torch call on the same images, whose cost is that of calling torch."""
-    out = place(torch.zeros_like(batch.images), 1)
+    out = torch.zeros_like(batch.images)
     return lambda: torch.add(batch.images, batch.images, out=out)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import FLOOR, PenaltyCase
-from benchmarks.memory import place, place_all
 from ftbench.ops import QuadraticPenalty
 
 _STRENGTH = 0.01  # of L2-SP
@@ -34,15 +33,14 @@ class Model:
 def draw_model(case: PenaltyCase) -> Model:
     """Return random parameters of the case's shapes, with gradients of zero."""
     torch.manual_seed(0)
-    starts = [0.02 * torch.randn(shape, device=case.device) for shape in case.shapes]
-    parameters = [p.requires_grad_() for p in place_all(starts, 0)]
-    anchors = place_all((p.detach() + 0.01 * torch.randn_like(p) for p in parameters), 1)
-    for parameter, gradient in zip(
-        parameters, place_all(map(torch.zeros_like, starts), 2), strict=True
-    ):
-        parameter.grad = gradient
+    parameters = [
+        (0.02 * torch.randn(shape, device=case.device)).requires_grad_() for shape in case.shapes
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    anchors = [p.detach() + 0.01 * torch.randn_like(p) for p in parameters]
     if case.fisher:
-        return Model(parameters, anchors, place_all(map(torch.rand_like, starts), 3))
+        return Model(parameters, anchors, [torch.rand_like(p) for p in parameters])
     return Model(parameters, anchors, [_STRENGTH] * len(parameters))
 
 
@@ -141,8 +139,7 @@ def floor(model: Model, variant: str) -> Function:
     fisher = [s for s in model.strengths if isinstance(s, Tensor)]
     lists = [model.parameters, model.anchors, model.gradients, *([fisher] if fisher else [])]
     if variant == "as one tensor":
-        joined = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in lists)
-        lists = [[place(tensor, array)] for array, tensor in enumerate(joined)]
+        lists = [[torch.cat([t.detach().flatten() for t in tensors])] for tensors in lists]
     value = torch.zeros(())
 
     @torch.no_grad()

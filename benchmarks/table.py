@@ -18,14 +18,13 @@ _HEAD = (
     "times ours with plan",
 )
 _WITH_PLAN = "with sample_mix and label weights"
-Copies = Mapping[int, Sequence[float]]
-"""Bytes a second of the copies, by the values copied."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender's median, and whether it can be trusted.
+    """One contender's median seconds a call, and whether it can be trusted.
 
+    ``beside`` has the medians of what was timed in alternation with it, by contender.
     ``spread`` is how far the quartiles lie apart, as a share of the median; of ``core_seconds``
     that all cores had, ``core_seconds_of_others`` went to other processes (0 where unknown).
     """
@@ -33,6 +32,7 @@ class Timing:
     contender: str
     variant: str
     seconds: float
+    beside: Mapping[str, float]
     spread: float
     core_seconds: float
     core_seconds_of_others: float
@@ -54,24 +54,23 @@ class Measured:
     def fastest(self, contender: str) -> Timing | None:
         """Return the fastest of a contender's variants, None where none was timed."""
         found = [timing for timing in self.timings if timing.contender == contender]
-        return min(found, key=lambda timing: timing.seconds, default=None)
+        return min(found, key=lambda t: t.seconds / t.beside.get("ours", 1.0), default=None)
 
     def copy_bandwidth(self) -> float | None:
-        """Return the better of the copies' bytes a second, None where no copy was timed."""
-        copy = self.fastest("copy")
-        if copy is None:
+        """Return the bytes a second of the copy beside ours, None where none was timed."""
+        ours = self.fastest("ours")
+        if ours is None or "copy" not in ours.beside:
             return None
         moved: int = _COPY_BYTES_PER_VALUE * self.facts["values"]
-        return moved / copy.seconds
+        return moved / ours.beside["copy"]
 
 
 def table(report: Mapping[str, Any]) -> str:
     """Return the table of ``report``, and under it the copies, the machine and what is missing."""
     cases = _cases(report["benchmarks"])
-    copies = _copies(cases)
-    rows = [row for case in cases for row in _case_rows(case, copies)]
+    rows = [row for case in cases for row in _case_rows(case)]
     machine = report["machine_info"]["ftbench"]
-    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, copies, machine)]) + "\n"
+    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, machine)]) + "\n"
 
 
 def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
@@ -84,7 +83,8 @@ def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
             Timing(
                 contender=extra["contender"],
                 variant=extra["variant"],
-                seconds=stats["median"],
+                seconds=stats["median"] / extra["calls"],
+                beside=extra["beside"],
                 spread=stats["iqr"] / stats["median"],
                 core_seconds=extra.get("core_seconds", 0.0),
                 core_seconds_of_others=extra.get("core_seconds_of_others", 0.0),
@@ -93,40 +93,34 @@ def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
     return [Measured(facts, timings) for facts, timings in cases.values()]
 
 
-def _case_rows(case: Measured, copies: Copies) -> Iterator[tuple[str, ...]]:
+def _case_rows(case: Measured) -> Iterator[tuple[str, ...]]:
     ours, with_plan = case.fastest("ours"), case.fastest("ours with plan")
     yield (
         f"**{case.facts['title']}**",
         _duration(ours),
-        *_bandwidth(case, ours, copies),
+        *_bandwidth(case, ours),
         _NONE,
         _NONE,
     )
     if case.facts["times_plan"]:
         yield (_WITH_PLAN, _duration(with_plan), _NONE, _NONE, _NONE, _NONE)
     if case.facts["floor"] is not None:
-        yield _floor_row(case, ours)
+        yield _floor_row(case)
     for peer in case.facts["peers"]:
-        yield _peer_row(case, peer, ours, with_plan)
+        yield _peer_row(case, peer)
     limit = case.facts["overhead_target_microseconds"]
     if limit is not None:
         yield ("the difference", _overhead(case, limit), _NONE, _NONE, _NONE, _NONE)
 
 
-def _floor_row(case: Measured, ours: Timing | None) -> tuple[str, ...]:
+def _floor_row(case: Measured) -> tuple[str, ...]:
     floor = case.fastest("floor")
-    ratio = _ratio(floor, ours, None)
+    ratio = _ratio(floor, "ours", None)
     return (_titled(case.facts["floor"], floor), _duration(floor), _NONE, _NONE, ratio, _NONE)
 
 
-def _peer_row(
-    case: Measured,
-    peer: Mapping[str, Any],
-    ours: Timing | None,
-    with_plan: Timing | None,
-) -> tuple[str, ...]:
-    theirs = case.fastest(peer["name"])
-    floor = case.fastest("floor")
+def _peer_row(case: Measured, peer: Mapping[str, Any]) -> tuple[str, ...]:
+    theirs, target = case.fastest(peer["name"]), peer["target"]
     # Beside a call that takes microseconds the difference counts, not the ratio.
     compared = case.facts["overhead_target_microseconds"] is None
     return (
@@ -134,8 +128,8 @@ def _peer_row(
         _duration(theirs),
         _NONE,
         _NONE,
-        _ratio(theirs, ours, peer["target"], floor) if compared else _NONE,
-        _ratio(theirs, with_plan, peer["target"]) if case.facts["times_plan"] else _NONE,
+        _ratio(theirs, "ours", target, case.fastest("floor")) if compared else _NONE,
+        _ratio(theirs, "ours with plan", target) if case.facts["times_plan"] else _NONE,
     )
 
 
@@ -143,37 +137,33 @@ def _titled(title: str, timing: Timing | None) -> str:
     return f"{title} ({timing.variant})" if timing and timing.variant else title
 
 
-def _bandwidth(case: Measured, ours: Timing | None, copies: Copies) -> tuple[str, str]:
-    """Return ours in GB/s by the bytes that must move, and its share of the copies'."""
-    floor = case.facts["bytes_per_value"]
+def _bandwidth(case: Measured, ours: Timing | None) -> tuple[str, str]:
+    """Return ours in GB/s by the bytes that must move, and its share of the copy's beside it."""
+    floor, target = case.facts["bytes_per_value"], case.facts["copy_share_target"]
     if floor is None:
         return _NONE, _NONE
-    if ours is None:
+    copy = case.copy_bandwidth()
+    if ours is None or copy is None:
         return _NOT_MEASURED, _NOT_MEASURED
     bandwidth = floor * case.facts["values"] / ours.seconds
-    found, target = copies.get(case.facts["values"]), case.facts["copy_share_target"]
-    if not found:
-        return f"{bandwidth / 1e9:.1f}", _NOT_MEASURED
-    share = bandwidth / max(found)
+    share = bandwidth / copy
     mark = "" if target is None else _mark(share < target, f"{target:.0%}")
     return f"{bandwidth / 1e9:.1f}", f"{share:.0%}{mark}"
 
 
 def _ratio(
-    theirs: Timing | None, ours: Timing | None, target: float | None, floor: Timing | None = None
+    theirs: Timing | None, to: str, target: float | None, floor: Timing | None = None
 ) -> str:
     """Return theirs over ours, and over the floor where even that is short of the target."""
-    if theirs is None or ours is None:
+    if theirs is None or to not in theirs.beside:
         return _NOT_MEASURED
-    ratio = theirs.seconds / ours.seconds
+    ratio = theirs.seconds / theirs.beside[to]
     if target is None:
         return f"{_three_digits(ratio)}×"
     if ratio >= target:
         return f"{_three_digits(ratio)}× (target {target:g}×)"
-    reachable = None if floor is None else theirs.seconds / floor.seconds
-    limit = (
-        "" if reachable is None or reachable >= target else f", floor {_three_digits(reachable)}×"
-    )
+    reachable = target if floor is None else ratio * floor.beside[to] / floor.seconds
+    limit = "" if reachable >= target else f", floor {_three_digits(reachable)}×"
     return f"{_three_digits(ratio)}× (short of {target:g}×{limit})"
 
 
@@ -182,10 +172,10 @@ def _mark(short: bool, target: str) -> str:
 
 
 def _overhead(case: Measured, limit_microseconds: float) -> str:
-    ours, plain = case.fastest("ours"), case.fastest(case.facts["peers"][0]["name"])
-    if ours is None or plain is None:
+    plain = case.fastest(case.facts["peers"][0]["name"])
+    if plain is None:
         return _NOT_MEASURED
-    difference = 1e6 * (ours.seconds - plain.seconds)
+    difference = 1e6 * (plain.beside["ours"] - plain.seconds)
     words = "above" if difference >= limit_microseconds else "target under"
     return f"{_three_digits(difference)} µs ({words} {limit_microseconds:g} µs)"
 
@@ -221,19 +211,19 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield from map(line, rows[1:])
 
 
-def _notes(cases: Sequence[Measured], copies: Copies, machine: Mapping[str, Any]) -> Iterator[str]:
+def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[str]:
     if machine["quick"]:
         yield "- **a quick run**: sizes are reduced, so these numbers say nothing"
     yield (
-        "- GB/s count the bytes that must move, whatever the code moves; times ours is a peer's "
-        "median over ours, floor over the same bytes alone where those would be short as well; "
-        f"~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of it apart, or "
-        f"other processes with more than {_UNSTEADY_SHARE:.0%} of the cores"
+        "- what is compared ran in alternation, round by round; GB/s count the bytes that must "
+        "move, whatever the code moves; times ours is a peer's median over ours beside it, floor "
+        "that over the same bytes alone, where it is short as well"
     )
     yield (
-        "- copy bandwidth, float32 into a kept buffer, in the memory that ours works in (on a CPU), "
-        f"the best of a size, which is the bound, and the range: {_copies_line(copies)}"
+        f"- ~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of the median apart, or other "
+        f"processes with more than {_UNSTEADY_SHARE:.0%} of the cores"
     )
+    yield f"- copies beside ours, float32 into a kept buffer: {_copies_line(cases)}"
     yield f"- taken by other processes meanwhile: {_others(cases)} of the cores' time"
     yield from (f"- {name}: {line}" for name, line in machine["lines"].items())
     if machine["missing"]:
@@ -243,24 +233,16 @@ def _notes(cases: Sequence[Measured], copies: Copies, machine: Mapping[str, Any]
         )
 
 
-def _copies(cases: Sequence[Measured]) -> Copies:
-    """Return the copies' bytes a second by size.
-
-    Where a buffer's pages lie can matter more than what is done with them: the best is the bound.
-    """
+def _copies_line(cases: Sequence[Measured]) -> str:
     copies: dict[int, list[float]] = {}
     for case in cases:
         bandwidth = case.copy_bandwidth()
         if bandwidth is not None:
             copies.setdefault(case.facts["values"], []).append(bandwidth)
-    return copies
-
-
-def _copies_line(copies: Copies) -> str:
     sizes = []
     for values, found in sorted(copies.items()):
         low, high = f"{min(found) / 1e9:.1f}", f"{max(found) / 1e9:.1f}"
-        spread = f"{high} GB/s" if low == high else f"{high} GB/s ({low} to {high})"
+        spread = f"{high} GB/s" if low == high else f"{low} to {high} GB/s"
         sizes.append(f"{4 * values / 1e6:.1f} MB {spread}")
     return "; ".join(sizes) or _NOT_MEASURED
 

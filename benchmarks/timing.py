@@ -1,9 +1,15 @@
-"""What every measurement shares: clock, rounds, the copy that sets the bound, what is recorded."""
+"""What every measurement shares: clock, rounds, the copy that sets the bound, what is recorded.
+
+A machine's memory can be twice as fast in one second as in the next, with nothing else running on
+it that it knows of. So whatever is compared alternates, round by round: ours with a copy, a peer
+with ours.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +17,6 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.machine import core_seconds
-from benchmarks.memory import place
 
 # A GPU's round is so long that waiting for its end is under 1 % of it.
 _ROUND_SECONDS = {"cpu": 0.0005, "cuda": 0.005}
@@ -34,9 +39,23 @@ def synchronized_clock() -> float:
 
 def copy_function(values: int, device: str) -> Callable[[], object]:
     """Return a copy of ``values`` float32 numbers into a kept buffer: 8 bytes a value."""
-    source = place(torch.rand(values, device=device), 0)
-    kept = place(torch.zeros_like(source), 1)
+    source = torch.rand(values, device=device)
+    # Written once, so that its pages exist.
+    kept = torch.zeros_like(source)
     return lambda: kept.copy_(source)
+
+
+@dataclass(frozen=True)
+class Round:
+    """As many calls of ``function`` as can be timed well."""
+
+    function: Callable[[], object]
+    calls: int
+
+    def __call__(self) -> None:
+        """Make the calls."""
+        for _ in range(self.calls):
+            self.function()
 
 
 def measure(
@@ -46,38 +65,58 @@ def measure(
     contender: str,
     variant: str,
     function: Callable[[], object],
+    beside: Mapping[str, Callable[[], object]],
 ) -> None:
-    """Time ``function`` and record beside its times whose it is."""
+    """Time rounds of ``function``, before each a round of everything ``beside`` it.
+
+    Beside the rounds' times stand whose they are, how many ``calls`` each round made, and the
+    median seconds of a call of each of those ``beside``.
+    """
+    clock = time.perf_counter if case.device == "cpu" else synchronized_clock
+    own, own_seconds = _round(function, case.device)
+    others, seconds = {}, own_seconds
+    for name, other in beside.items():
+        others[name], round_seconds = _round(other, case.device)
+        seconds += round_seconds
+    taken: dict[str, list[float]] = {name: [] for name in others}
+
+    def time_others() -> None:
+        for name, other in others.items():
+            start = clock()
+            other()
+            taken[name].append((clock() - start) / other.calls)
+
+    rounds = min(max(int(budget.seconds / seconds), budget.least_rounds), budget.most_rounds)
+    start, own_start = core_seconds(), time.process_time()
     benchmark.group = case.id
-    benchmark.extra_info.update(case=case.facts(), contender=contender, variant=variant)
+    benchmark.pedantic(own, setup=time_others, rounds=rounds, warmup_rounds=1)
+    end, own_end = core_seconds(), time.process_time()
+    benchmark.extra_info.update(
+        case=case.facts(),
+        contender=contender,
+        variant=variant,
+        calls=own.calls,
+        beside={name: statistics.median(times[-rounds:]) for name, times in taken.items()},
+    )
+    if start and end:
+        benchmark.extra_info.update(
+            core_seconds=end[1] - start[1],
+            core_seconds_of_others=max(0.0, end[0] - start[0] - (own_end - own_start)),
+        )
+
+
+def _round(function: Callable[[], object], device: str) -> tuple[Round, float]:
+    """Return a round of ``function`` that is long enough, and the seconds that it took."""
+    clock = time.perf_counter if device == "cpu" else synchronized_clock
     # Warm-up: compilation, and the allocator's pools.
     for _ in range(2):
         function()
-    calls, round_seconds = _calls_per_round(function, case.device)
-    rounds = int(budget.seconds / round_seconds)
-    start, own_start = core_seconds(), time.process_time()
-    benchmark.pedantic(
-        function,
-        rounds=min(max(rounds, budget.least_rounds), budget.most_rounds),
-        iterations=calls,
-        warmup_rounds=1,
-    )
-    end, own_end = core_seconds(), time.process_time()
-    if start and end:
-        passed = end[1] - start[1]
-        taken = max(0.0, end[0] - start[0] - (own_end - own_start))
-        benchmark.extra_info.update(core_seconds=passed, core_seconds_of_others=taken)
-
-
-def _calls_per_round(function: Callable[[], object], device: str) -> tuple[int, float]:
-    """Return how many calls make a round that is long enough, and the seconds that they took."""
-    clock = time.perf_counter if device == "cpu" else synchronized_clock
     calls = 1
     while True:
+        made = Round(function, calls)
         start = clock()
-        for _ in range(calls):
-            function()
+        made()
         seconds = clock() - start
         if seconds >= _ROUND_SECONDS[device]:
-            return calls, seconds
+            return made, seconds
         calls *= 2
