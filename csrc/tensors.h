@@ -11,6 +11,7 @@ namespace ftbench {
 
 // Whether no two elements can lie in the same place.
 inline bool elements_apart(const at::Tensor& tensor) {
+  if (tensor.is_non_overlapping_and_dense()) return true;
   std::vector<std::pair<int64_t, int64_t>> steps;  // stride and size
   for (int64_t i = 0; i < tensor.dim(); ++i) {
     if (tensor.size(i) > 1) steps.emplace_back(tensor.stride(i), tensor.size(i));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -48,6 +49,11 @@ class QuadraticPenalty:
         self.strength = tuple(strength)
         self._weights = [s if isinstance(s, Tensor) else None for s in self.strength]
         self._numbers = [0.0 if isinstance(s, Tensor) else float(s) for s in self.strength]
+        self._bound: Any = None  # to the compiled operator, once that has been called
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: it is bound to tensors of its own."""
+        return {**self.__dict__, "_bound": None}
 
     def value(self) -> Tensor:
         """Return the penalty as a 0-dim tensor, differentiable in the parameters.
@@ -71,6 +77,11 @@ class QuadraticPenalty:
         """
         if not self.parameters:
             return torch.zeros(())
+        scale = _number("scale", scale)
+        if not torch.compiler.is_compiling():
+            found: Tensor | None = self._add_by_bound(scale)
+            if found is not None:
+                return found
         trained = [i for i, p in enumerate(self.parameters) if p.requires_grad]
         gradients = [_gradient_of(self.parameters[i]) for i in trained]
         compiled = self._operators()
@@ -80,6 +91,17 @@ class QuadraticPenalty:
             self.parameters, self.anchors, self._weights, self._numbers, gradients, trained, scale
         )
         return value
+
+    def _add_by_bound(self, scale: float) -> Tensor | None:
+        """Add and return as ``add_gradient_`` does, or None where the operators do not serve."""
+        if backend.operators(self.parameters[0].device) is None:
+            return None
+        if self._bound is None:
+            self._bound = torch.classes.ftbench.QuadraticPenalty(
+                list(self.parameters), list(self.anchors), self._weights, self._numbers
+            )
+        found: Tensor | None = self._bound.add_gradient_(scale)
+        return found
 
     def _plain_value(self) -> Tensor:
         compiled = self._operators()
@@ -147,6 +169,12 @@ def _gradient_of(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    return float(value)
 
 
 def _check_strength(name: str, value: float | Tensor, parameter: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftbench.ops import QuadraticPenalty, mix
 from tests.ops.cases import (
@@ -174,6 +175,22 @@ def test_added_gradients_are_compiled_whole():
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     for found, expected in zip(compiled(given), step(given), strict=True):
         assert same_bits(found, expected)
+
+
+def test_modes_see_the_public_penalty():
+    """It is bound to its tensors in C++, but called through the dispatcher."""
+    seen = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    parameter = nn.Parameter(torch.ones(3))
+    with Watching():
+        QuadraticPenalty([parameter], [None], [1.0]).add_gradient_()
+    assert "ftbench.add_quadratic_gradient_.default" in seen
+    assert parameter.grad.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_public_mixing_is_compiled_whole(implementation):

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -161,6 +162,29 @@ def test_a_gradient_is_accumulated_in_place_and_keeps_its_layout():
         assert parameter.grad is gradient
         assert gradient.stride() == strides
         torch.testing.assert_close(gradient, 2 * parameter.detach(), check_stride=False)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_a_copy_works_on_its_own_parameters(again):
+    parameter = nn.Parameter(torch.arange(3.0))
+    first = QuadraticPenalty([parameter], [torch.ones(3)], [2.0])
+    first.add_gradient_()
+    second = again(first)
+    second.parameters[0].grad = None
+    assert second.add_gradient_(1).item() == first.value().item() == 2.0
+    assert parameter.grad.tolist() == second.parameters[0].grad.tolist() == [-2.0, 0.0, 2.0]
+
+
+def test_what_changes_between_calls_is_seen():
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    penalty = QuadraticPenalty([first, second], [None, None], [1.0, 1.0])
+    penalty.add_gradient_()
+    first.requires_grad_(False)
+    second.grad = None
+    second.data = torch.full((2,), 3.0)
+    assert penalty.add_gradient_().item() == 10.0
+    assert first.grad.tolist() == [1.0, 1.0]
+    assert second.grad.tolist() == [3.0, 3.0]
 
 
 def test_a_missing_gradient_is_made_in_the_parameters_layout():
