@@ -57,8 +57,7 @@ class MixPlan:
                 raise ValueError(
                     f"plan.{name} is on {tensor.device}, plan.partner on {self.partner.device}"
                 )
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"height × width is {self.height} × {self.width}, expected positive")
+        _check_size(self.height, self.width)
         self._check_values()
 
     def _check_values(self) -> None:
@@ -103,10 +102,21 @@ class MixPlan:
 
     def to(self, device: torch.device | str) -> MixPlan:
         """Return the plan with its tensors on ``device``."""
-        moved = {name: getattr(self, name).to(device) for name in ("partner", "weight", "box")}
-        # Values are checked once: looking at them on a GPU would wait for it.
-        plan = object.__new__(MixPlan)
-        plan.__dict__.update(self.__dict__, **moved)
+        return self._of_checked(
+            self.partner.to(device),
+            self.weight.to(device),
+            self.box.to(device),
+            self.height,
+            self.width,
+        )
+
+    @classmethod
+    def _of_checked(
+        cls, partner: Tensor, weight: Tensor, box: Tensor, height: int, width: int
+    ) -> MixPlan:
+        """Return a plan of values that are known: to look at them takes time, on a GPU its end."""
+        plan = object.__new__(cls)
+        plan.__dict__.update(partner=partner, weight=weight, box=box, height=height, width=width)
         return plan
 
 
@@ -136,22 +146,31 @@ def sample_mix(
             raise ValueError(f"{name} is {value}, expected a number from 0 to 1")
     if batch_size < 0:
         raise ValueError(f"batch_size is {batch_size}, expected at least 0")
+    _check_size(height, width)
     apply, switch, level, row, column = rng.uniforms(5, seed, "mix", step).tolist()
-    partner = np.arange(batch_size, dtype=np.int64)
+    mixed = apply < probability and (mixup_alpha > 0 or cutmix_alpha > 0)
     weight, box = 1.0, (0, 0, 0, 0)
-    if apply < probability and (mixup_alpha > 0 or cutmix_alpha > 0):
-        partner = rng.permutation(batch_size, seed, "mix partner", step)
-        if cutmix_alpha > 0 and (mixup_alpha == 0 or switch < switch_probability):
-            box = _centred_box(height, width, 1 - _beta(cutmix_alpha, level), row, column)
-        else:
-            weight = _beta(mixup_alpha, level)
-    return MixPlan(
+    if mixed and cutmix_alpha > 0 and (mixup_alpha == 0 or switch < switch_probability):
+        box = _centred_box(height, width, 1 - _beta(cutmix_alpha, level), row, column)
+    elif mixed:
+        weight = _beta(mixup_alpha, level)
+    partner = (
+        rng.permutation(batch_size, seed, "mix partner", step)
+        if mixed
+        else np.arange(batch_size, dtype=np.int64)
+    )
+    return MixPlan._of_checked(
         torch.from_numpy(partner),
-        torch.full((batch_size,), weight, dtype=torch.float32),
-        torch.tensor([box], dtype=torch.int32).expand(batch_size, 4).contiguous(),
+        torch.full((batch_size,), weight, dtype=torch.float32, device="cpu"),
+        torch.from_numpy(np.tile(np.array(box, dtype=np.int32), (batch_size, 1))),
         height,
         width,
     )
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"height × width is {height} × {width}, expected positive")
 
 
 def _beta(alpha: float, uniform: float) -> float:

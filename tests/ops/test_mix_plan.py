@@ -114,6 +114,16 @@ def test_a_plan_is_a_function_of_seed_and_step():
     assert as_tuple(sample_mix(8, 32, 32, **BOTH, seed=4, step=7)) != first
 
 
+@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("given", [{}, {"mixup_alpha": 0.4}, {"cutmix_alpha": 1.0}])
+def test_a_drawn_plan_would_pass_the_checks(batch, given):
+    for step in range(20):
+        drawn = sample_mix(batch, 5, 7, **given, seed=0, step=step)
+        again = MixPlan(drawn.partner, drawn.weight, drawn.box, drawn.height, drawn.width)
+        assert as_tuple(again) == as_tuple(drawn)
+        assert torch.equal(drawn.box, drawn.clipped_box)
+
+
 def test_plans_stay_what_stored_results_were_made_with():
     assert as_tuple(sample_mix(3, 8, 8, mixup_alpha=0.4, seed=0, step=0)) == (
         [0, 2, 1],
