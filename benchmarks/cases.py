@@ -196,15 +196,18 @@ def _large_mix_cases(device: str, shape: tuple[int, int, int, int]) -> tuple[Mix
     )
 
     size = "×".join(map(str, shape))
+    convert = Peer(FLOOR, "the same bytes: Tensor.copy_ of the pixels, in their order")
 
-    def case(name: str, title: str, peers: tuple[Peer, ...], floor: int | None, **kind: Any) -> Any:
+    def case(
+        name: str, title: str, peers: tuple[Peer, ...], byte_count: int | None, **kind: Any
+    ) -> Any:
         return MixCase(
             id=name,
             title=title,
             device=device,
             shape=shape,
             peers=peers,
-            bytes_per_value=floor,
+            bytes_per_value=byte_count,
             times_plan=True,
             **kind,
         )
@@ -221,13 +224,21 @@ def _large_mix_cases(device: str, shape: tuple[int, int, int, int]) -> tuple[Mix
             cutmix=True,
             in_place=True,
         ),
-        case("pixels", f"mixup, {size} uint8 to normalised float32", to_float32, 5, uint8=True),
+        case(
+            "pixels",
+            f"mixup, {size} uint8 to normalised float32",
+            to_float32,
+            5,
+            uint8=True,
+            floor=convert,
+        ),
         case(
             "pixels-bfloat16",
             f"mixup, {size} uint8 to bfloat16, channels_last",
             to_bfloat16,
             3,
             uint8=True,
+            floor=convert,
             dtype=torch.bfloat16,
             channels_last=True,
         ),

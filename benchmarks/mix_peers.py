@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MixCase
+from benchmarks.cases import FLOOR, MixCase
 from ftbench import ops
 from ftbench.ops import reference
 
@@ -128,7 +128,14 @@ def add_function(batch: Batch, case: MixCase, variant: str) -> Function:
     return lambda: torch.add(batch.images, batch.images, out=out)
 
 
+def convert_function(batch: Batch, case: MixCase, variant: str) -> Function:
+    """Return torch's conversion of the pixels into a kept buffer, not mixed, where they are."""
+    out = torch.zeros_like(batch.images, dtype=case.dtype)
+    return lambda: out.copy_(batch.images)
+
+
 BUILDERS: Mapping[str, Callable[[Batch, MixCase, str], Function]] = {
+    FLOOR: convert_function,
     "timm": timm_mix,
     "torchvision": torchvision_mix,
     "kornia": kornia_mix,

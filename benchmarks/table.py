@@ -56,6 +56,15 @@ class Measured:
         found = [timing for timing in self.timings if timing.contender == contender]
         return min(found, key=lambda t: t.seconds / t.beside.get("ours", 1.0), default=None)
 
+    def floor_share(self) -> float | None:
+        """Return how long the same bytes alone take, over ours beside; None where not timed."""
+        ours, floor = self.fastest("ours"), self.fastest("floor")
+        if floor is not None and "ours" in floor.beside:
+            return floor.seconds / floor.beside["ours"]
+        if ours is None or self.facts["bytes_per_value"] != _COPY_BYTES_PER_VALUE:
+            return None
+        return ours.beside["copy"] / ours.seconds if "copy" in ours.beside else None
+
     def copy_bandwidth(self) -> float | None:
         """Return the bytes a second of the copy beside ours, None where none was timed."""
         ours = self.fastest("ours")
@@ -128,7 +137,7 @@ def _peer_row(case: Measured, peer: Mapping[str, Any]) -> tuple[str, ...]:
         _duration(theirs),
         _NONE,
         _NONE,
-        _ratio(theirs, "ours", target, case.fastest("floor")) if compared else _NONE,
+        _ratio(theirs, "ours", target, case.floor_share()) if compared else _NONE,
         _ratio(theirs, "ours with plan", target) if case.facts["times_plan"] else _NONE,
     )
 
@@ -152,7 +161,7 @@ def _bandwidth(case: Measured, ours: Timing | None) -> tuple[str, str]:
 
 
 def _ratio(
-    theirs: Timing | None, to: str, target: float | None, floor: Timing | None = None
+    theirs: Timing | None, to: str, target: float | None, floor_share: float | None = None
 ) -> str:
     """Return theirs over ours, and over the floor where even that is short of the target."""
     if theirs is None or to not in theirs.beside:
@@ -162,7 +171,7 @@ def _ratio(
         return f"{_three_digits(ratio)}×"
     if ratio >= target:
         return f"{_three_digits(ratio)}× (target {target:g}×)"
-    reachable = target if floor is None else ratio * floor.beside[to] / floor.seconds
+    reachable = target if floor_share is None else ratio / floor_share
     limit = "" if reachable >= target else f", floor {_three_digits(reachable)}×"
     return f"{_three_digits(ratio)}× (short of {target:g}×{limit})"
 
@@ -215,9 +224,9 @@ def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[st
     if machine["quick"]:
         yield "- **a quick run**: sizes are reduced, so these numbers say nothing"
     yield (
-        "- what is compared ran in alternation, round by round; GB/s count the bytes that must "
-        "move, whatever the code moves; times ours is a peer's median over ours beside it, floor "
-        "that over the same bytes alone, where it is short as well"
+        "- what is compared took turns of a few rounds; GB/s count the bytes that must move, "
+        "whatever the code moves; times ours is a peer's median over ours beside it, floor that "
+        "over the same bytes alone (a copy's where no other is named), where it is short as well"
     )
     yield (
         f"- ~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of the median apart, or other "

@@ -1,12 +1,14 @@
 """What every measurement shares: clock, rounds, the copy that sets the bound, what is recorded.
 
 A machine's memory can be twice as fast in one second as in the next, with nothing else running on
-it that it knows of. So whatever is compared alternates, round by round: ours with a copy, a peer
-with ours.
+it that it knows of. So whatever is compared takes turns of a few rounds: ours with a copy, a peer
+with ours. A turn begins with untimed rounds, since a cache full of what another has still to write
+back is no part of the work.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -20,13 +22,14 @@ from benchmarks.machine import core_seconds
 
 # A GPU's round is so long that waiting for its end is under 1 % of it.
 _ROUND_SECONDS = {"cpu": 0.0005, "cuda": 0.005}
+_UNTIMED_ROUNDS, _TIMED_ROUNDS = 2, 5  # of a turn
 
 
 @dataclass(frozen=True)
 class Budget:
     """How long to measure one function: ``seconds``, but no fewer and no more rounds than these."""
 
-    seconds: float = 1.2
+    seconds: float = 1.5
     least_rounds: int = 5
     most_rounds: int = 101
 
@@ -57,6 +60,11 @@ class Round:
         for _ in range(self.calls):
             self.function()
 
+    def repeat(self, rounds: int) -> None:
+        """Make the calls of several rounds."""
+        for _ in range(rounds):
+            self()
+
 
 def measure(
     benchmark: Any,
@@ -67,7 +75,7 @@ def measure(
     function: Callable[[], object],
     beside: Mapping[str, Callable[[], object]],
 ) -> None:
-    """Time rounds of ``function``, before each a round of everything ``beside`` it.
+    """Time rounds of ``function``, in turns with everything ``beside`` it.
 
     Beside the rounds' times stand whose they are, how many ``calls`` each round made, and the
     median seconds of a call of each of those ``beside``.
@@ -80,23 +88,31 @@ def measure(
         seconds += round_seconds
     taken: dict[str, list[float]] = {name: [] for name in others}
 
-    def time_others() -> None:
+    def take_turns() -> None:
+        """Before each round: where a turn begins, let the others have theirs."""
+        if next(begun) % _TIMED_ROUNDS:
+            return
         for name, other in others.items():
-            start = clock()
-            other()
-            taken[name].append((clock() - start) / other.calls)
+            other.repeat(_UNTIMED_ROUNDS)
+            for _ in range(_TIMED_ROUNDS):
+                start = clock()
+                other()
+                taken[name].append((clock() - start) / other.calls)
+        own.repeat(_UNTIMED_ROUNDS)
 
-    rounds = min(max(int(budget.seconds / seconds), budget.least_rounds), budget.most_rounds)
+    begun = itertools.count()
+    of_a_turn = seconds * (_UNTIMED_ROUNDS + _TIMED_ROUNDS) / _TIMED_ROUNDS
+    rounds = min(max(int(budget.seconds / of_a_turn), budget.least_rounds), budget.most_rounds)
     start, own_start = core_seconds(), time.process_time()
     benchmark.group = case.id
-    benchmark.pedantic(own, setup=time_others, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(own, setup=take_turns, rounds=rounds)
     end, own_end = core_seconds(), time.process_time()
     benchmark.extra_info.update(
         case=case.facts(),
         contender=contender,
         variant=variant,
         calls=own.calls,
-        beside={name: statistics.median(times[-rounds:]) for name, times in taken.items()},
+        beside={name: statistics.median(times) for name, times in taken.items()},
     )
     if start and end:
         benchmark.extra_info.update(

@@ -88,6 +88,9 @@ def test_a_call_that_takes_microseconds_is_compared_by_the_difference():
 def test_what_falls_short_of_the_copy_is_said():
     found = rows(table(report(bytes_per_value=8, copy_share_target=0.85)))
     assert found["**L2-SP**"][2] == "80% (short of 85%)"
+    without = rows(table(report(bytes_per_value=8, floor=None, without=("floor",))))
+    # A copy, 0.8 of ours, moves the same bytes.
+    assert without["a loop"][3] == "6.00× (short of 18×, floor 7.50×)"
 
 
 def test_what_was_not_measured_is_a_dash_and_named():
@@ -108,15 +111,15 @@ class Benchmark:
         self.extra_info = {}
         self.seconds = []
 
-    def pedantic(self, function, setup, rounds, warmup_rounds):
-        for _ in range(rounds + warmup_rounds):
+    def pedantic(self, function, setup, rounds):
+        for _ in range(rounds):
             setup()
             start = time.perf_counter()
             function()
             self.seconds.append(time.perf_counter() - start)
 
 
-def test_what_is_compared_alternates():
+def test_what_is_compared_takes_turns():
     ran = []
 
     def sleep(name, seconds):
@@ -128,10 +131,11 @@ def test_what_is_compared_alternates():
         id="x", title="x", device="cpu", peers=(), bytes_per_value=16, model="tiny", fisher=False
     )
     beside = {"ours": lambda: sleep("b", 0.003)}
-    measure(recorded, Budget(0.05), case, "loop", "fast", lambda: sleep("a", 0.002), beside)
+    measure(recorded, Budget(0.1), case, "loop", "fast", lambda: sleep("a", 0.002), beside)
     rounds = len(recorded.seconds)
-    assert 6 <= rounds <= 11
-    assert "".join(ran).endswith("ba" * rounds)
+    assert 10 <= rounds <= 14
+    # Two untimed and five timed rounds a turn.
+    assert "".join(ran).rstrip("a").endswith("aaa" + "bbbbbbb" + "aaaaaaa" + "bbbbbbb")
     found = recorded.extra_info
     assert (found["contender"], found["variant"], found["calls"]) == ("loop", "fast", 1)
     assert found["beside"]["ours"] == pytest.approx(0.003, rel=0.5)
