@@ -165,6 +165,21 @@ int64_t PenaltyCall::first_block(int64_t share, int64_t shares) const {
   return starts[term] + blocks_of(element - elements[term]);
 }
 
+namespace {
+
+// Asks for the first lines of a term's tensors: a small one would be waited for longer than it is
+// worked on.
+void fetch_start(const Term& term) {
+  const void* const starts[] = {term.parameter, term.anchor, term.weights, term.gradient};
+  for (const void* start : starts) {
+    for (int line = 0; start && line < 4; ++line) {
+      __builtin_prefetch(static_cast<const char*>(start) + 64 * line);
+    }
+  }
+}
+
+}  // namespace
+
 double penalty_on_cpu(const PenaltyCall& call, double scale) {
   std::vector<double> partials(call.blocks());
   const int64_t count = static_cast<int64_t>(call.terms.size());
@@ -176,6 +191,7 @@ double penalty_on_cpu(const PenaltyCall& call, double scale) {
       const int64_t index = term_of(call.starts.data(), count, block);
       const Term& term = call.terms[index];
       const int64_t begin = (block - call.starts[index]) * kBlock;
+      if (begin == 0 && index + 2 < count) fetch_start(call.terms[index + 2]);
       partials[block] = kernels().penalty_block(term, begin, std::min(begin + kBlock, term.size),
                                                 scale);
     }
