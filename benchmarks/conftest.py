@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def budget(request: pytest.FixtureRequest) -> Budget:
     """How long each function is measured."""
     quick = request.config.getoption("bench_quick")
-    return Budget(0.01, least_rounds=2, most_rounds=10) if quick else Budget()
+    return Budget(0.01, least_turns=1, most_turns=2) if quick else Budget()
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,17 @@ _WITH_PLAN = "with sample_mix and label weights"
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One contender's median seconds a call, and whether it can be trusted.
+class Beside:
+    """What took turns with a contender: its median seconds, and the contender's times as long."""
 
-    ``beside`` has the medians of what was timed in alternation with it, by contender.
+    seconds: float
+    times: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender's median seconds a call, what was ``beside`` it, and if it can be trusted.
+
     ``spread`` is how far the quartiles lie apart, as a share of the median; of ``core_seconds``
     that all cores had, ``core_seconds_of_others`` went to other processes (0 where unknown).
     """
@@ -32,7 +39,7 @@ class Timing:
     contender: str
     variant: str
     seconds: float
-    beside: Mapping[str, float]
+    beside: Mapping[str, Beside]
     spread: float
     core_seconds: float
     core_seconds_of_others: float
@@ -54,24 +61,30 @@ class Measured:
     def fastest(self, contender: str) -> Timing | None:
         """Return the fastest of a contender's variants, None where none was timed."""
         found = [timing for timing in self.timings if timing.contender == contender]
-        return min(found, key=lambda t: t.seconds / t.beside.get("ours", 1.0), default=None)
+        return min(
+            found,
+            key=lambda t: t.beside["ours"].times if "ours" in t.beside else t.seconds,
+            default=None,
+        )
 
-    def floor_share(self) -> float | None:
-        """Return how long the same bytes alone take, over ours beside; None where not timed."""
-        ours, floor = self.fastest("ours"), self.fastest("floor")
-        if floor is not None and "ours" in floor.beside:
-            return floor.seconds / floor.beside["ours"]
-        if ours is None or self.facts["bytes_per_value"] != _COPY_BYTES_PER_VALUE:
-            return None
-        return ours.beside["copy"] / ours.seconds if "copy" in ours.beside else None
+    def copy(self) -> Beside | None:
+        """Return the copy that took turns with ours, None where none did."""
+        ours = self.fastest("ours")
+        return None if ours is None else ours.beside.get("copy")
 
     def copy_bandwidth(self) -> float | None:
-        """Return the bytes a second of the copy beside ours, None where none was timed."""
-        ours = self.fastest("ours")
-        if ours is None or "copy" not in ours.beside:
-            return None
+        """Return the copy's bytes a second, None where none was timed."""
+        copy = self.copy()
         moved: int = _COPY_BYTES_PER_VALUE * self.facts["values"]
-        return moved / ours.beside["copy"]
+        return None if copy is None else moved / copy.seconds
+
+    def floor_share(self) -> float | None:
+        """Return how long the same bytes alone take, over ours; None where that was not timed."""
+        floor, copy = self.fastest("floor"), self.copy()
+        if floor is not None and "ours" in floor.beside:
+            return floor.beside["ours"].times
+        moves_as_much = self.facts["bytes_per_value"] == _COPY_BYTES_PER_VALUE
+        return 1 / copy.times if copy is not None and moves_as_much else None
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -93,7 +106,7 @@ def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
                 contender=extra["contender"],
                 variant=extra["variant"],
                 seconds=stats["median"] / extra["calls"],
-                beside=extra["beside"],
+                beside={name: Beside(**each) for name, each in extra["beside"].items()},
                 spread=stats["iqr"] / stats["median"],
                 core_seconds=extra.get("core_seconds", 0.0),
                 core_seconds_of_others=extra.get("core_seconds_of_others", 0.0),
@@ -148,14 +161,17 @@ def _titled(title: str, timing: Timing | None) -> str:
 
 def _bandwidth(case: Measured, ours: Timing | None) -> tuple[str, str]:
     """Return ours in GB/s by the bytes that must move, and its share of the copy's beside it."""
-    floor, target = case.facts["bytes_per_value"], case.facts["copy_share_target"]
+    floor, target, copy = (
+        case.facts["bytes_per_value"],
+        case.facts["copy_share_target"],
+        case.copy(),
+    )
     if floor is None:
         return _NONE, _NONE
-    copy = case.copy_bandwidth()
     if ours is None or copy is None:
         return _NOT_MEASURED, _NOT_MEASURED
     bandwidth = floor * case.facts["values"] / ours.seconds
-    share = bandwidth / copy
+    share = floor / _COPY_BYTES_PER_VALUE / copy.times
     mark = "" if target is None else _mark(share < target, f"{target:.0%}")
     return f"{bandwidth / 1e9:.1f}", f"{share:.0%}{mark}"
 
@@ -166,7 +182,7 @@ def _ratio(
     """Return theirs over ours, and over the floor where even that is short of the target."""
     if theirs is None or to not in theirs.beside:
         return _NOT_MEASURED
-    ratio = theirs.seconds / theirs.beside[to]
+    ratio = theirs.beside[to].times
     if target is None:
         return f"{_three_digits(ratio)}×"
     if ratio >= target:
@@ -184,7 +200,7 @@ def _overhead(case: Measured, limit_microseconds: float) -> str:
     plain = case.fastest(case.facts["peers"][0]["name"])
     if plain is None:
         return _NOT_MEASURED
-    difference = 1e6 * (plain.beside["ours"] - plain.seconds)
+    difference = 1e6 * (plain.beside["ours"].seconds - plain.seconds)
     words = "above" if difference >= limit_microseconds else "target under"
     return f"{_three_digits(difference)} µs ({words} {limit_microseconds:g} µs)"
 
@@ -224,9 +240,9 @@ def _notes(cases: Sequence[Measured], machine: Mapping[str, Any]) -> Iterator[st
     if machine["quick"]:
         yield "- **a quick run**: sizes are reduced, so these numbers say nothing"
     yield (
-        "- what is compared took turns of a few rounds; GB/s count the bytes that must move, "
-        "whatever the code moves; times ours is a peer's median over ours beside it, floor that "
-        "over the same bytes alone (a copy's where no other is named), where it is short as well"
+        "- what is compared took turns of a few rounds, and its ratios are medians over the turns; "
+        "GB/s count the bytes that must move, whatever the code moves; floor is a peer's time over "
+        "that of the same bytes alone (a copy's where no other is named), where it is short as well"
     )
     yield (
         f"- ~ marks quartiles more than {_UNSTEADY_SHARE:.0%} of the median apart, or other "

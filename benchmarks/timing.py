@@ -27,11 +27,11 @@ _UNTIMED_ROUNDS, _TIMED_ROUNDS = 2, 5  # of a turn
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure one function: ``seconds``, but no fewer and no more rounds than these."""
+    """How long to measure one function: ``seconds``, but no fewer and no more turns than these."""
 
     seconds: float = 1.5
-    least_rounds: int = 5
-    most_rounds: int = 101
+    least_turns: int = 2
+    most_turns: int = 20
 
 
 def synchronized_clock() -> float:
@@ -48,22 +48,48 @@ def copy_function(values: int, device: str) -> Callable[[], object]:
     return lambda: kept.copy_(source)
 
 
-@dataclass(frozen=True)
-class Round:
-    """As many calls of ``function`` as can be timed well."""
+class Timed:
+    """A function, and how long its rounds took in each turn: ``calls`` that can be timed well."""
 
-    function: Callable[[], object]
-    calls: int
+    def __init__(self, function: Callable[[], object], device: str) -> None:
+        """Warm up, and find how many calls make a round and the ``round_seconds`` it takes."""
+        self._function = function
+        self._clock = time.perf_counter if device == "cpu" else synchronized_clock
+        # Compilation, and the allocator's pools.
+        for _ in range(2):
+            function()
+        self.calls = 1
+        while (seconds := self._round()) < _ROUND_SECONDS[device]:
+            self.calls *= 2
+        self.round_seconds = seconds
+        self.turns: list[list[float]] = []
+
+    def begin_turn(self) -> None:
+        """Make the untimed rounds of a turn."""
+        for _ in range(_UNTIMED_ROUNDS):
+            self._round()
+        self.turns.append([])
 
     def __call__(self) -> None:
-        """Make the calls."""
-        for _ in range(self.calls):
-            self.function()
+        """Make a timed round."""
+        self.turns[-1].append(self._round() / self.calls)
 
-    def repeat(self, rounds: int) -> None:
-        """Make the calls of several rounds."""
-        for _ in range(rounds):
-            self()
+    def seconds(self) -> float:
+        """Return the median seconds of a call."""
+        return statistics.median(itertools.chain.from_iterable(self.turns))
+
+    def over(self, other: Timed) -> float:
+        """Return how many times as long this takes as ``other``: the median over the turns."""
+        return statistics.median(
+            statistics.median(mine) / statistics.median(theirs)
+            for mine, theirs in zip(self.turns, other.turns, strict=True)
+        )
+
+    def _round(self) -> float:
+        start = self._clock()
+        for _ in range(self.calls):
+            self._function()
+        return self._clock() - start
 
 
 def measure(
@@ -77,62 +103,43 @@ def measure(
 ) -> None:
     """Time rounds of ``function``, in turns with everything ``beside`` it.
 
-    Beside the rounds' times stand whose they are, how many ``calls`` each round made, and the
-    median seconds of a call of each of those ``beside``.
+    With the rounds' times is recorded whose they are, how many ``calls`` each round made, and of
+    each of those ``beside`` the median ``seconds`` of a call and how many ``times`` as long as
+    that ``function`` takes.
     """
-    clock = time.perf_counter if case.device == "cpu" else synchronized_clock
-    own, own_seconds = _round(function, case.device)
-    others, seconds = {}, own_seconds
-    for name, other in beside.items():
-        others[name], round_seconds = _round(other, case.device)
-        seconds += round_seconds
-    taken: dict[str, list[float]] = {name: [] for name in others}
+    own = Timed(function, case.device)
+    others = {name: Timed(other, case.device) for name, other in beside.items()}
 
     def take_turns() -> None:
         """Before each round: where a turn begins, let the others have theirs."""
         if next(begun) % _TIMED_ROUNDS:
             return
-        for name, other in others.items():
-            other.repeat(_UNTIMED_ROUNDS)
+        for other in others.values():
+            other.begin_turn()
             for _ in range(_TIMED_ROUNDS):
-                start = clock()
                 other()
-                taken[name].append((clock() - start) / other.calls)
-        own.repeat(_UNTIMED_ROUNDS)
+        own.begin_turn()
 
     begun = itertools.count()
-    of_a_turn = seconds * (_UNTIMED_ROUNDS + _TIMED_ROUNDS) / _TIMED_ROUNDS
-    rounds = min(max(int(budget.seconds / of_a_turn), budget.least_rounds), budget.most_rounds)
+    round_seconds = sum(timed.round_seconds for timed in (own, *others.values()))
+    turns = int(budget.seconds / (round_seconds * (_UNTIMED_ROUNDS + _TIMED_ROUNDS)))
+    turns = min(max(turns, budget.least_turns), budget.most_turns)
     start, own_start = core_seconds(), time.process_time()
     benchmark.group = case.id
-    benchmark.pedantic(own, setup=take_turns, rounds=rounds)
+    benchmark.pedantic(own, setup=take_turns, rounds=turns * _TIMED_ROUNDS)
     end, own_end = core_seconds(), time.process_time()
     benchmark.extra_info.update(
         case=case.facts(),
         contender=contender,
         variant=variant,
         calls=own.calls,
-        beside={name: statistics.median(times) for name, times in taken.items()},
+        beside={
+            name: {"seconds": other.seconds(), "times": own.over(other)}
+            for name, other in others.items()
+        },
     )
     if start and end:
         benchmark.extra_info.update(
             core_seconds=end[1] - start[1],
             core_seconds_of_others=max(0.0, end[0] - start[0] - (own_end - own_start)),
         )
-
-
-def _round(function: Callable[[], object], device: str) -> tuple[Round, float]:
-    """Return a round of ``function`` that is long enough, and the seconds that it took."""
-    clock = time.perf_counter if device == "cpu" else synchronized_clock
-    # Warm-up: compilation, and the allocator's pools.
-    for _ in range(2):
-        function()
-    calls = 1
-    while True:
-        made = Round(function, calls)
-        start = clock()
-        made()
-        seconds = clock() - start
-        if seconds >= _ROUND_SECONDS[device]:
-            return made, seconds
-        calls *= 2

@@ -1,13 +1,12 @@
 """What `make bench` prints, and how it measures."""
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.cases import PenaltyCase
 from benchmarks.table import table
-from benchmarks.timing import Budget, measure
+from benchmarks.timing import Budget, Timed, measure
 
 # Milliseconds of a contender's variants, and of ours beside it: memory may have been slower then.
 MEASURED = {
@@ -31,7 +30,10 @@ def benchmark(contender, variant, milliseconds, beside, facts):
             "contender": contender,
             "variant": variant,
             "calls": CALLS,
-            "beside": {name: 1e-3 * each for name, each in beside.items()},
+            "beside": {
+                name: {"seconds": 1e-3 * each, "times": milliseconds / each}
+                for name, each in beside.items()
+            },
         },
         "stats": {"median": median, "iqr": 0.3 * median if contender == "compiled" else 0.0},
     }
@@ -105,18 +107,22 @@ def test_what_was_not_measured_is_a_dash_and_named():
 class Benchmark:
     """pytest-benchmark's fixture as far as it is used."""
 
-    extra_info: dict
-
     def __init__(self):
         self.extra_info = {}
-        self.seconds = []
 
     def pedantic(self, function, setup, rounds):
         for _ in range(rounds):
             setup()
-            start = time.perf_counter()
             function()
-            self.seconds.append(time.perf_counter() - start)
+
+
+def measured(budget, function, beside):
+    recorded = Benchmark()
+    case = PenaltyCase(
+        id="x", title="x", device="cpu", peers=(), bytes_per_value=16, model="tiny", fisher=False
+    )
+    measure(recorded, budget, case, "loop", "fast", function, beside)
+    return recorded.extra_info
 
 
 def test_what_is_compared_takes_turns():
@@ -126,31 +132,24 @@ def test_what_is_compared_takes_turns():
         ran.append(name)
         time.sleep(seconds)
 
-    recorded = Benchmark()
-    case = PenaltyCase(
-        id="x", title="x", device="cpu", peers=(), bytes_per_value=16, model="tiny", fisher=False
-    )
-    beside = {"ours": lambda: sleep("b", 0.003)}
-    measure(recorded, Budget(0.1), case, "loop", "fast", lambda: sleep("a", 0.002), beside)
-    rounds = len(recorded.seconds)
-    assert 10 <= rounds <= 14
-    # Two untimed and five timed rounds a turn.
-    assert "".join(ran).rstrip("a").endswith("aaa" + "bbbbbbb" + "aaaaaaa" + "bbbbbbb")
-    found = recorded.extra_info
+    beside = {"ours": lambda: sleep("b", 0.004)}
+    found = measured(Budget(0.01, least_turns=3), lambda: sleep("a", 0.002), beside)
+    # Two untimed and five timed rounds each.
+    assert "".join(ran).endswith(("bbbbbbb" + "aaaaaaa") * 3)
     assert (found["contender"], found["variant"], found["calls"]) == ("loop", "fast", 1)
-    assert found["beside"]["ours"] == pytest.approx(0.003, rel=0.5)
+    assert found["beside"]["ours"]["seconds"] == pytest.approx(0.004, rel=0.3)
+    assert found["beside"]["ours"]["times"] == pytest.approx(0.5, rel=0.3)
+
+
+def test_a_ratio_stands_though_the_machine_slows_down():
+    """Of four turns the machine is fast in one; in each, ours takes half as long."""
+    pace = iter([1] * 14 + [4] * 42)
+    theirs, ours = Timed(lambda: None, "cpu"), Timed(lambda: None, "cpu")
+    for _ in range(4):
+        for timed, seconds in ((theirs, 0.002), (ours, 0.001)):
+            timed.turns.append([seconds * next(pace) for _ in range(7)])
+    assert theirs.over(ours) == pytest.approx(2.0)
 
 
 def test_short_calls_are_timed_by_many():
-    recorded = Benchmark()
-    calls = SimpleNamespace(count=0)
-
-    def call():
-        calls.count += 1
-
-    case = PenaltyCase(
-        id="x", title="x", device="cpu", peers=(), bytes_per_value=16, model="tiny", fisher=False
-    )
-    measure(recorded, Budget(0.01), case, "loop", "", call, {})
-    assert recorded.extra_info["calls"] >= 64
-    assert min(recorded.seconds) > 0.0001
+    assert measured(Budget(0.01), lambda: None, {})["calls"] >= 64
