@@ -29,9 +29,9 @@ _UNTIMED_ROUNDS, _TIMED_ROUNDS = 2, 5  # of a turn
 class Budget:
     """How long to measure one function: ``seconds``, but no fewer and no more turns than these."""
 
-    seconds: float = 1.5
+    seconds: float
     least_turns: int = 2
-    most_turns: int = 20
+    most_turns: int = 40
 
 
 def synchronized_clock() -> float:
