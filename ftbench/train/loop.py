@@ -70,34 +70,20 @@ def train(
     deadline.
     """
     total_steps = recipe.total_steps(len(examples))
-    order = BatchOrder(len(examples), recipe.batch_size, seed)
-    optimizer = build_optimizer(model, strategy, recipe)
-    update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
-    freezer = Freezer(model, strategy, update_statistics=update_statistics)
+    steps = _Steps(model, examples, strategy, recipe, loss, seed)
     stopping = EarlyStopping(recipe.patience) if recipe.patience and validation else None
-    mixer = BatchMixer(recipe, seed)
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
-    freezer.apply(0.0)
-    _warm_up(model, examples.batch(order.batch(0)), freezer, loss)
+    steps.warm_up()
     if on_ready is not None:
         on_ready()
     started, step = time.perf_counter(), 0
     for step in range(total_steps):
         if deadline is not None and time.monotonic() > deadline:
             raise RunTimeoutError(f"out of time after {step} of {total_steps} steps")
-        freezer.apply(step / total_steps)
-        if freezer.anything_trains:
-            set_rates(optimizer, strategy, recipe, step, total_steps)
-            # Augmentation and dropout draw from the global generators: point them at this step,
-            # whatever was drawn before, by the strategy for one.
-            rng.seed_global(seed, "batch", step)
-            batch = examples.batch(order.batch(step))
-            optimizer.zero_grad(set_to_none=True)
-            rng.seed_global(seed, "dropout", step)
-            history[step] = _backward(model, batch, mixer, freezer, strategy, recipe, loss, step)
-            _clip_gradients(optimizer, recipe)
-            optimizer.step()
+        values = steps.take(step)
+        if values is not None:
+            history[step] = values
         if on_step is not None:
             on_step(step + 1, total_steps)
         if (step + 1) % _CHECK_EVERY == 0:
@@ -105,7 +91,7 @@ def train(
         due = (step + 1) % recipe.validate_every == 0 or step + 1 == total_steps
         if stopping and validation and due:
             validation_loss = _validation_loss(model, validation, loss)
-            freezer.set_modes()
+            steps.freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
     history.check()  # waits for the device, so that the clock stops when the work does
@@ -117,54 +103,85 @@ def train(
         steps=step + 1,
         planned_steps=total_steps,
         loop_seconds=loop_seconds,
-        trainable_parameters=sum(p.numel() for p in freezer.ever_trained),
+        trainable_parameters=sum(p.numel() for p in steps.freezer.ever_trained),
         final_loss=history.last_loss(),
         best_step=stopping.best_step if stopping else None,
         validation_loss=stopping.best_loss if stopping else None,
     )
 
 
-def _warm_up(model: Model, batch: Batch, freezer: Freezer, loss: Loss) -> None:
-    """Take one step's passes and forget them: the first call sets up kernels, no run's cost.
+class _Steps:
+    """The steps of one training: what is drawn, what trains, and the gradients that move it."""
 
-    In eval mode, so that nothing in the model moves.
-    """
-    model.eval()
-    value = loss(model(batch.inputs, freezer.frozen_stages), batch.targets)
-    if value.requires_grad:
-        value.backward()
-    model.zero_grad(set_to_none=True)
-    freezer.set_modes()
+    def __init__(
+        self,
+        model: Model,
+        examples: Examples,
+        strategy: Strategy,
+        recipe: Recipe,
+        loss: Loss,
+        seed: int,
+    ) -> None:
+        self._model, self._examples, self._loss = model, examples, loss
+        self._strategy, self._recipe, self._seed = strategy, recipe, seed
+        self._total = recipe.total_steps(len(examples))
+        self._order = BatchOrder(len(examples), recipe.batch_size, seed)
+        self._optimizer = build_optimizer(model, strategy, recipe)
+        update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
+        self.freezer = Freezer(model, strategy, update_statistics=update_statistics)
+        self._mixer = BatchMixer(recipe, seed)
+        self.freezer.apply(0.0)
 
+    def warm_up(self) -> None:
+        """Take one step's passes and forget them: the first call sets up kernels, no run's cost.
 
-def _backward(
-    model: Model,
-    batch: Batch,
-    mixer: BatchMixer,
-    freezer: Freezer,
-    strategy: Strategy,
-    recipe: Recipe,
-    loss: Loss,
-    step: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Leave the gradients of loss and penalty in ``.grad``; return both values, detached."""
-    inputs, plan = mixer(batch.inputs, step)
-    outputs = model(inputs, freezer.frozen_stages)
-    task_loss = loss(outputs, batch.targets, plan=plan, smoothing=recipe.label_smoothing)
-    penalty = strategy.penalty(model)
-    if isinstance(penalty, QuadraticPenalty):
-        task_loss.backward()
-        return task_loss.detach(), penalty.add_gradient_()
-    if penalty is None:
-        task_loss.backward()
-        return task_loss.detach(), None
-    if not isinstance(penalty, Tensor) or penalty.dim() != 0:
-        raise FtbenchError(
-            f"strategy '{strategy.name}': penalty() returned {type(penalty).__name__}; "
-            "expected a 0-dim tensor, a QuadraticPenalty or None"
-        )
-    (task_loss + penalty).backward()
-    return task_loss.detach(), penalty.detach()
+        In eval mode, so that nothing in the model moves.
+        """
+        self._model.eval()
+        batch = self._examples.batch(self._order.batch(0))
+        value = self._loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
+        if value.requires_grad:
+            value.backward()
+        self._model.zero_grad(set_to_none=True)
+        self.freezer.set_modes()
+
+    def take(self, step: int) -> tuple[Tensor, Tensor | None] | None:
+        """Take a step; return loss and penalty, detached, or None where nothing trains in it."""
+        self.freezer.apply(step / self._total)
+        if not self.freezer.anything_trains:
+            return None
+        set_rates(self._optimizer, self._strategy, self._recipe, step, self._total)
+        # Augmentation and dropout draw from the global generators: point them at this step,
+        # whatever was drawn before, by the strategy for one.
+        rng.seed_global(self._seed, "batch", step)
+        batch = self._examples.batch(self._order.batch(step))
+        self._optimizer.zero_grad(set_to_none=True)
+        rng.seed_global(self._seed, "dropout", step)
+        values = self._backward(batch, step)
+        _clip_gradients(self._optimizer, self._recipe)
+        self._optimizer.step()
+        return values
+
+    def _backward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor | None]:
+        """Leave the gradients of loss and penalty in ``.grad``; return both values, detached."""
+        inputs, plan = self._mixer(batch.inputs, step)
+        outputs = self._model(inputs, self.freezer.frozen_stages)
+        smoothing = self._recipe.label_smoothing
+        task_loss = self._loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
+        penalty = self._strategy.penalty(self._model)
+        if isinstance(penalty, QuadraticPenalty):
+            task_loss.backward()
+            return task_loss.detach(), penalty.add_gradient_()
+        if penalty is None:
+            task_loss.backward()
+            return task_loss.detach(), None
+        if not isinstance(penalty, Tensor) or penalty.dim() != 0:
+            raise FtbenchError(
+                f"strategy '{self._strategy.name}': penalty() returned {type(penalty).__name__}; "
+                "expected a 0-dim tensor, a QuadraticPenalty or None"
+            )
+        (task_loss + penalty).backward()
+        return task_loss.detach(), penalty.detach()
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
