@@ -5,6 +5,7 @@ import re
 from typing import get_args
 
 import pytest
+import torch
 import typer
 from torch import nn
 
@@ -114,6 +115,26 @@ def test_the_strategies_that_the_documents_show_work(document):
     assert issubclass(strategy, ftbench.Strategy)
     assert strategy().trains(ftbench.Stage(5, 5, "head"), 0.0)
     assert not strategy().trains(ftbench.Stage(0, 5, "stem"), 0.0)
+
+
+def test_the_pull_that_the_operators_page_shows_works(tiny_model):
+    [code] = python_blocks("docs/operators.md", "class PullToStart")
+    namespace = {}
+    exec(code, namespace)
+    model, strategy = tiny_model(), namespace["PullToStart"]()
+    strategy.prepare(model, None)
+    penalty = strategy.penalty(model)
+    assert penalty.add_gradient_().item() == 0
+    shared = list(model.shared_parameters().values())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 2.0
+    values = sum(parameter.numel() for parameter in shared)
+    assert penalty.value().item() == pytest.approx(0.5 * 0.1 * 4 * values)
+    penalty.add_gradient_()
+    assert all(torch.allclose(p.grad, torch.tensor(0.2)) for p in shared)
+    assert model.head.weight.grad is None
+    assert not strategy.decays(ftbench.Stage(0, 5, "stem"))
 
 
 def test_the_task_and_backbone_that_the_reference_shows_work(tmp_path):

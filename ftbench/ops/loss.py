@@ -29,6 +29,8 @@ def mixed_cross_entropy(
             f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}, "
             "expected (N, K) and (N,)"
         )
+    if not logits.is_floating_point():
+        raise TypeError(f"logits have dtype {logits.dtype}, expected a floating-point one")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing is {smoothing}, expected a number from 0 to 1")
     _check_labels(labels, logits, plan)

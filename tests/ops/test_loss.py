@@ -163,6 +163,7 @@ LOGITS, LABELS = torch.randn(3, 3), torch.tensor([0, 1, 2])
     [
         (LOGITS[0], LABELS, {}, r"logits have shape \(3,\) and labels \(3,\), expected \(N, K\)"),
         (LOGITS, LABELS[:2], {}, r"labels \(2,\), expected \(N, K\) and \(N,\)"),
+        (LOGITS.long(), LABELS, {}, "logits have dtype torch.int64, expected a floating-point one"),
         (LOGITS, F.one_hot(LABELS), {}, r"labels \(3, 3\), expected"),
         (LOGITS, LABELS, {"smoothing": -0.1}, "smoothing is -0.1, expected a number from 0 to 1"),
         (LOGITS, LABELS, {"smoothing": 1.5}, "smoothing is 1.5"),
