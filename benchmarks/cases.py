@@ -180,6 +180,27 @@ def mix_cases(device: str, quick: bool) -> tuple[MixCase, ...]:
     return (*cases, *_small_mix_cases()) if device == "cpu" else cases
 
 
+def _large_mix_case(
+    device: str,
+    shape: tuple[int, int, int, int],
+    name: str,
+    title: str,
+    peers: tuple[Peer, ...],
+    bytes_per_value: int | None,
+    **kind: Any,
+) -> MixCase:
+    return MixCase(
+        id=name,
+        title=title,
+        device=device,
+        shape=shape,
+        peers=peers,
+        bytes_per_value=bytes_per_value,
+        times_plan=True,
+        **kind,
+    )
+
+
 def _large_mix_cases(device: str, shape: tuple[int, int, int, int]) -> tuple[MixCase, ...]:
     on_cpu = device == "cpu"
     mixup = _mixup_peers(
@@ -198,20 +219,7 @@ def _large_mix_cases(device: str, shape: tuple[int, int, int, int]) -> tuple[Mix
     size = "×".join(map(str, shape))
     convert = Peer(FLOOR, "the same bytes: Tensor.copy_ of the pixels, in their order")
 
-    def case(
-        name: str, title: str, peers: tuple[Peer, ...], byte_count: int | None, **kind: Any
-    ) -> Any:
-        return MixCase(
-            id=name,
-            title=title,
-            device=device,
-            shape=shape,
-            peers=peers,
-            bytes_per_value=byte_count,
-            times_plan=True,
-            **kind,
-        )
-
+    case = functools.partial(_large_mix_case, device, shape)
     return (
         case("mixup-in-place", f"mixup, {size} float32, in place", mixup, 8, in_place=True),
         case("mixup", f"mixup, {size} float32, into a kept buffer", mixup, 8),
