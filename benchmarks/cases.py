@@ -39,7 +39,7 @@ class Peer:
 class Case:
     """One line of work. Without ``bytes_per_value`` no bandwidth is stated.
 
-    ``floor`` does less than the work but moves the same bytes: what cannot be beaten.
+    ``floor`` moves the same bytes and does less: what one cannot hope to beat by much.
     """
 
     id: str

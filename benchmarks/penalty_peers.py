@@ -132,7 +132,7 @@ def compiled_in_place_loop(model: Model, variant: str = "") -> Function:
 
 
 def floor(model: Model, variant: str) -> Function:
-    """Return the least that moves a penalty's bytes: a kernel of torch's without the sum.
+    """Return a kernel of torch's that moves a penalty's bytes, without the sum.
 
     It works on the model's tensors or, to be free of calls for small ones, on one of their size.
     """

@@ -1,9 +1,11 @@
 """What `make bench` prints, and how it measures."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.cases import PenaltyCase
 from benchmarks.table import table
 from benchmarks.timing import Budget, Timed, measure
@@ -125,20 +127,40 @@ def measured(budget, function, beside):
     return recorded.extra_info
 
 
-def test_what_is_compared_takes_turns():
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still: what takes time moves ``clock.now``."""
+    clock = SimpleNamespace(now=0.0, process_time=time.process_time)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_what_is_compared_takes_turns(clock):
     ran = []
 
-    def sleep(name, seconds):
+    def take(name, seconds):
         ran.append(name)
-        time.sleep(seconds)
+        clock.now += seconds
 
-    beside = {"ours": lambda: sleep("b", 0.004)}
-    found = measured(Budget(0.01, least_turns=3), lambda: sleep("a", 0.002), beside)
+    beside = {"ours": lambda: take("b", 0.004)}
+    found = measured(Budget(0.01, least_turns=3), lambda: take("a", 0.002), beside)
     # Two untimed and five timed rounds each.
-    assert "".join(ran).endswith(("bbbbbbb" + "aaaaaaa") * 3)
+    warming_up = 3
+    assert "".join(ran) == "a" * warming_up + "b" * warming_up + ("bbbbbbb" + "aaaaaaa") * 3
     assert (found["contender"], found["variant"], found["calls"]) == ("loop", "fast", 1)
-    assert found["beside"]["ours"]["seconds"] == pytest.approx(0.004, rel=0.3)
-    assert found["beside"]["ours"]["times"] == pytest.approx(0.5, rel=0.3)
+    assert found["beside"]["ours"]["seconds"] == pytest.approx(0.004)
+    assert found["beside"]["ours"]["times"] == pytest.approx(0.5)
+
+
+def test_turns_fill_the_budget(clock):
+    def take():
+        clock.now += 0.01
+
+    calls = []
+    measured(Budget(1.0), lambda: (take(), calls.append(1)), {"ours": take})
+    # A turn is seven rounds of each: seven turns in a second. Three calls before warm up.
+    assert len(calls) == 3 + 7 * 7
 
 
 def test_a_ratio_stands_though_the_machine_slows_down():
@@ -151,5 +173,10 @@ def test_a_ratio_stands_though_the_machine_slows_down():
     assert theirs.over(ours) == pytest.approx(2.0)
 
 
-def test_short_calls_are_timed_by_many():
-    assert measured(Budget(0.01), lambda: None, {})["calls"] >= 64
+def test_short_calls_are_timed_by_many(clock):
+    def take():
+        clock.now += 1e-6
+
+    found = measured(Budget(0.01), take, {"ours": take})
+    assert found["calls"] == 512  # the first power of two that makes half a millisecond
+    assert found["beside"]["ours"]["seconds"] == pytest.approx(1e-6)
