@@ -21,8 +21,8 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   const c10::cuda::CUDAGuard guard(images.device());
   MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
-  if (call.mix.in_place() && call.mix.batch > kMostStepsInShared) {
-    // The order of so many images does not fit where the threads share it.
+  if (call.mix.in_place() && call.mix.batch > kMostImagesInSlab) {
+    // Not even the smallest slice of so many images fits where the threads share it.
     call.source = call.source.clone();
     call.mix.images = call.source.const_data_ptr();
   }

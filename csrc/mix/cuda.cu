@@ -5,26 +5,30 @@ namespace ftbench {
 namespace {
 
 template <class In, class Out, int kSize>
-__global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization norm) {
-  mix_group<In, Out, kSize>(mix, norm, blockIdx.x, threadIdx.x);
+__global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization norm, Cut cut) {
+  __shared__ Group group;
+  prepare(mix, cut, blockIdx.x, threadIdx.x, group);
+  __syncthreads();
+  mix_group<In, Out, kSize>(mix, norm, cut, group, blockIdx.x, threadIdx.x);
 }
 
 template <class Out, int kSize>
-__global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalization norm) {
-  mix_triples<Out, kSize>(mix, norm, blockIdx.x, threadIdx.x);
+__global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalization norm, Cut cut) {
+  __shared__ Group group;
+  prepare(mix, cut, blockIdx.x, threadIdx.x, group);
+  __syncthreads();
+  mix_triples<Out, kSize>(mix, norm, cut, group, blockIdx.x, threadIdx.x);
 }
 
-// Every block works out the order for itself: one launch, and a plan that a captured graph's user
-// has changed in place is read anew.
 template <class T, int kSize>
-__global__ void __launch_bounds__(kThreads) mix_all_in_place(Mix mix, Normalization norm) {
-  extern __shared__ unsigned char shared[];
-  Step* steps = reinterpret_cast<Step*>(shared);
-  int32_t* waiting = reinterpret_cast<int32_t*>(steps + mix.batch);
-  if (threadIdx.x == 0) order_steps(mix.partner, mix.batch, waiting, steps);
+__global__ void __launch_bounds__(kSlabThreads)
+    mix_slab_in_place(Mix mix, Normalization norm, Slabs slabs) {
+  extern __shared__ uint4 shared[];
+  auto* recipes = reinterpret_cast<Recipe*>(shared);
+  const Slab<T, kSize> slab{recipes, reinterpret_cast<Pack<T, kSize>*>(recipes + slabs.batch)};
+  read_slab(mix, slabs, blockIdx.x, threadIdx.x, slab);
   __syncthreads();
-  const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pack < packs_of<kSize>(mix)) mix_in_place<T, kSize>(mix, norm, steps, pack);
+  write_slab(mix, norm, slabs, blockIdx.x, threadIdx.x, slab);
 }
 
 struct Launch {
@@ -34,22 +38,30 @@ struct Launch {
 
   template <class In, class Out, int kSize>
   cudaError_t groups() const {
-    const unsigned grid = static_cast<unsigned>(blocks_for(mix, packs_of<kSize>(mix)));
-    mix_groups<In, Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm);
+    const Cut cut = cut_batch(mix, packs_of<kSize>(mix));
+    const unsigned grid = static_cast<unsigned>(blocks_of(cut));
+    mix_groups<In, Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm, cut);
     return cudaGetLastError();
   }
   template <class Out, int kSize>
   cudaError_t triples() const {
-    const unsigned grid = static_cast<unsigned>(blocks_for(mix, mix.pixels() / kSize));
-    mix_all_triples<Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm);
+    const Cut cut = cut_batch(mix, mix.pixels() / kSize);
+    const unsigned grid = static_cast<unsigned>(blocks_of(cut));
+    mix_all_triples<Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm, cut);
     return cudaGetLastError();
   }
   template <class T, int kSize>
   cudaError_t in_place() const {
-    const int64_t packs = packs_of<kSize>(mix);
-    const unsigned grid = static_cast<unsigned>((packs + kThreads - 1) / kThreads);
-    const size_t shared = mix.batch * (sizeof(Step) + sizeof(int32_t));
-    mix_all_in_place<T, kSize><<<grid, kThreads, shared, stream>>>(mix, norm);
+    const Slabs slabs = cut_slabs<T, kSize>(mix);
+    const auto kernel = mix_slab_in_place<T, kSize>;
+    const size_t bytes =
+        slabs.batch * (sizeof(Recipe) + slabs.slice_packs * sizeof(Pack<T, kSize>));
+    // More than what every kernel may have, 48 KiB, must be asked for.
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostSlabBytes));
+    if (error != cudaSuccess) return error;
+    const unsigned grid = static_cast<unsigned>(slabs.count);
+    kernel<<<grid, kSlabThreads, bytes, stream>>>(mix, norm, slabs);
     return cudaGetLastError();
   }
 };

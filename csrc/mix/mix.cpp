@@ -184,34 +184,42 @@ namespace {
 
 constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
 
-// The GPU's programs on the CPU, thread after thread.
+// The GPU's programs on the CPU: block after block, and in it thread after thread, all of them as far
+// as the next place where a GPU's wait for each other.
 struct OneByOne {
   const Mix& mix;
   const Normalization& norm;
 
   template <class In, class Out, int kSize>
   bool groups() const {
-    const int64_t blocks = blocks_for(mix, packs_of<kSize>(mix));
-    for (int64_t i = 0; i < blocks * kThreads; ++i) {
-      mix_group<In, Out, kSize>(mix, norm, i / kThreads, static_cast<int>(i % kThreads));
-    }
-    return true;
+    return each_block(cut_batch(mix, packs_of<kSize>(mix)), mix_group<In, Out, kSize>);
   }
   template <class Out, int kSize>
   bool triples() const {
-    const int64_t blocks = blocks_for(mix, mix.pixels() / kSize);
-    for (int64_t i = 0; i < blocks * kThreads; ++i) {
-      mix_triples<Out, kSize>(mix, norm, i / kThreads, static_cast<int>(i % kThreads));
-    }
-    return true;
+    return each_block(cut_batch(mix, mix.pixels() / kSize), mix_triples<Out, kSize>);
   }
   template <class T, int kSize>
   bool in_place() const {
-    std::vector<int32_t> waiting(mix.batch);
-    std::vector<Step> steps(mix.batch);
-    order_steps(mix.partner, mix.batch, waiting.data(), steps.data());
-    for (int64_t i = 0; i < packs_of<kSize>(mix); ++i) {
-      mix_in_place<T, kSize>(mix, norm, steps.data(), i);
+    const Slabs slabs = cut_slabs<T, kSize>(mix);
+    std::vector<Recipe> recipes(slabs.batch);
+    std::vector<Pack<T, kSize>> values(slabs.batch * slabs.slice_packs);
+    const Slab<T, kSize> slab{recipes.data(), values.data()};
+    for (int64_t slice = 0; slice < slabs.count; ++slice) {
+      for (int i = 0; i < kSlabThreads; ++i) read_slab(mix, slabs, slice, i, slab);
+      for (int i = 0; i < kSlabThreads; ++i) write_slab(mix, norm, slabs, slice, i, slab);
+    }
+    return true;
+  }
+
+ private:
+  template <class Program>
+  bool each_block(const Cut& cut, const Program& program) const {
+    for (uint32_t block = 0; block < blocks_of(cut); ++block) {
+      Group group;
+      for (int thread = 0; thread < kThreads; ++thread) prepare(mix, cut, block, thread, group);
+      for (int thread = 0; thread < kThreads; ++thread) {
+        program(mix, norm, cut, group, block, thread);
+      }
     }
     return true;
   }

@@ -6,10 +6,10 @@
 #include <c10/util/Half.h>
 
 #include <cmath>
-#include <cstring>
 #include <type_traits>
 
 #include "mix.h"
+#include "pack.h"
 
 namespace ftbench {
 
@@ -17,104 +17,84 @@ constexpr int kThreads = 256;
 constexpr int64_t kImagesPerThread = 8;    // places in an image are worked out once for so many
 constexpr int64_t kMostChannels = 128;     // that a call can normalise
 constexpr int64_t kMostRowElements = int64_t{1} << 31;  // places in a row are of 32 bits
-constexpr int64_t kMostStepsInShared = 2048;
 
 struct Normalization {
   float scale[kMostChannels], shift[kMostChannels];
 };
 
-// kSize values, moved by sixteen bytes at most: words, since the compiler moves those together.
-template <class T, int kSize>
-struct Pack {
-  T at[kSize];
-};
-
-// The unit that so many bytes are moved by, and how often.
-template <int kBytes>
-struct Unit {
-#if defined(__CUDACC__)
-  using Type = std::conditional_t<kBytes % 16 == 0, uint4,
-                                  std::conditional_t<kBytes % 8 == 0, uint2, uint32_t>>;
-#else
-  struct alignas(kBytes % 16 == 0 ? 16 : kBytes % 8 == 0 ? 8 : 4) Type {
-    uint32_t word[kBytes % 16 == 0 ? 4 : kBytes % 8 == 0 ? 2 : 1];
-  };
-#endif
-  static constexpr int kCount = kBytes / sizeof(Type);
-};
-
-template <class T, int kSize>
-FTBENCH_SHARED Pack<T, kSize> load_pack(const T* p) {
-  Pack<T, kSize> pack;
-  if constexpr (kSize * sizeof(T) % 4 == 0) {
-    using Moved = Unit<kSize * sizeof(T)>;
-    typename Moved::Type units[Moved::kCount];
-    for (int i = 0; i < Moved::kCount; ++i) {
-      units[i] = reinterpret_cast<const typename Moved::Type*>(p)[i];
-    }
-    memcpy(&pack, units, sizeof pack);
-  } else {
-    for (int i = 0; i < kSize; ++i) pack.at[i] = p[i];
-  }
-  return pack;
-}
-
-template <class T, int kSize>
-FTBENCH_SHARED void store_pack(T* p, const Pack<T, kSize>& pack) {
-  if constexpr (kSize * sizeof(T) % 4 == 0) {
-    using Moved = Unit<kSize * sizeof(T)>;
-    typename Moved::Type units[Moved::kCount];
-    memcpy(units, &pack, sizeof pack);
-    for (int i = 0; i < Moved::kCount; ++i) {
-#if defined(__CUDA_ARCH__)
-      // An assignment is split into one store for each word.
-      __stwb(reinterpret_cast<typename Moved::Type*>(p) + i, units[i]);
-#else
-      reinterpret_cast<typename Moved::Type*>(p)[i] = units[i];
-#endif
-    }
-  } else {
-    for (int i = 0; i < kSize; ++i) p[i] = pack.at[i];
-  }
-}
-
 // Where the kSize neighbours that a thread writes lie in an image, worked out once for all images.
 // They are in one row, or in it and the next.
-template <int kSize>
 struct Place {
-  int64_t value;       // the first, in elements from the image's start in the result
+  int64_t value, source;  // the first, in elements from the image's start, in the result and before
   int32_t channel, row;
   int32_t row_start;   // where the row begins, counted from the first; at most 0
   int32_t row_size;    // in elements: `depth` neighbours are the channels of one pixel
-  int32_t depth;
+};
+
+// What a place's neighbours are normalised with.
+template <int kSize>
+struct Factors {
   float scale[kSize], shift[kSize];
 };
 
-// Whether packs of kSize neighbours are in one row or two.
+// What an image becomes, worked out once for all its values.
+struct alignas(16) Recipe {
+  int32_t top, bottom, left, right;  // the clipped box; columns in elements of a row
+  float weight;
+  int32_t partner;
+};
+
+// Neighbours that are the channels of one pixel.
+FTBENCH_SHARED int32_t depth_of(const Mix& mix) {
+  return mix.out_last ? static_cast<int32_t>(mix.channels) : 1;
+}
+
+// Whether packs of kSize neighbours are in one row or two, and an image's places of 32 bits.
 template <int kSize>
 FTBENCH_SHARED bool rows_hold_packs(const Mix& mix) {
+  if (mix.channels * mix.pixels() >= kMostRowElements) return false;
   if (mix.out_last) return mix.width * mix.channels >= kSize;
   return mix.width >= kSize && mix.pixels() % kSize == 0;
 }
 
+// Packs are of images whose places fit into 32 bits: a division of 64 takes four times as long.
 template <int kSize>
-FTBENCH_SHARED Place<kSize> place_of(const Mix& mix, const Normalization& norm, int64_t value) {
-  const int64_t pixel = mix.out_last ? value / mix.channels : value % mix.pixels();
-  const int64_t channel = mix.out_last ? value % mix.channels : value / mix.pixels();
-  Place<kSize> place;
+FTBENCH_SHARED Place place_of(const Mix& mix, int64_t value) {
+  using Index = std::conditional_t<kSize == 1, int64_t, uint32_t>;
+  const Index at = static_cast<Index>(value), pixels = static_cast<Index>(mix.pixels());
+  const Index channels = static_cast<Index>(mix.channels), width = static_cast<Index>(mix.width);
+  const Index pixel = mix.out_last ? at / channels : at % pixels;
+  const Index channel = mix.out_last ? at % channels : at / pixels;
+  const int32_t depth = depth_of(mix);
+  Place place;
   place.value = value;
+  place.source = mix.images_last == mix.out_last
+                     ? value
+                     : offset(mix.images_last, mix.channels, mix.pixels(), 0, channel, pixel);
   place.channel = static_cast<int32_t>(channel);
-  place.row = static_cast<int32_t>(pixel / mix.width);
-  place.depth = static_cast<int32_t>(mix.out_last ? mix.channels : 1);
-  place.row_size = static_cast<int32_t>(mix.width) * place.depth;
-  place.row_start = -static_cast<int32_t>(pixel % mix.width) * place.depth -
-                    (mix.out_last ? place.channel : 0);
-  for (int i = 0; i < kSize; ++i) {
-    const int64_t of = mix.out_last ? (channel + i) % mix.channels : channel;
-    place.scale[i] = mix.scale ? norm.scale[of] : 1.0f;
-    place.shift[i] = mix.scale ? norm.shift[of] : 0.0f;
-  }
+  place.row = static_cast<int32_t>(pixel / width);
+  place.row_size = static_cast<int32_t>(width) * depth;
+  place.row_start = -static_cast<int32_t>(pixel % width) * depth - (mix.out_last ? channel : 0);
   return place;
+}
+
+template <int kSize>
+FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& norm, int32_t channel) {
+  const int32_t channels = static_cast<int32_t>(mix.channels);
+  Factors<kSize> factors;
+  for (int i = 0; i < kSize; ++i) {
+    factors.scale[i] = norm.scale[channel];
+    factors.shift[i] = norm.shift[channel];
+    if (mix.out_last && ++channel == channels) channel = 0;
+  }
+  return factors;
+}
+
+FTBENCH_SHARED Recipe recipe_of(const Mix& mix, int64_t image) {
+  const Box box = clip(mix.box + 4 * image, mix.height, mix.width);
+  const int32_t depth = depth_of(mix);
+  return {box.top,          box.bottom, box.left * depth, box.right * depth, mix.weight[image],
+          static_cast<int32_t>(mix.partner[image])};
 }
 
 FTBENCH_SHARED int32_t between(int32_t value, int32_t low, int32_t high) {
@@ -123,182 +103,253 @@ FTBENCH_SHARED int32_t between(int32_t value, int32_t low, int32_t high) {
 
 // Bit i is set where the i-th neighbour lies in the box.
 template <int kSize>
-FTBENCH_SHARED uint32_t inside_bits(const Box& box, const Place<kSize>& place) {
+FTBENCH_SHARED uint32_t inside_bits(const Recipe& recipe, const Place& place) {
   uint32_t bits = 0;
-  int32_t start = place.row_start;
-  for (int32_t row = place.row; row <= place.row + 1; ++row, start += place.row_size) {
-    if (row < box.top || row >= box.bottom) continue;
-    const int32_t first = between(start + box.left * place.depth, 0, kSize);
-    const int32_t last = between(start + box.right * place.depth, 0, kSize);
+  if (recipe.bottom == 0) return bits;
+  for (int next = 0; next < 2; ++next) {
+    const int32_t row = place.row + next, start = place.row_start + next * place.row_size;
+    if (row < recipe.top || row >= recipe.bottom) continue;
+    const int32_t first = between(start + recipe.left, 0, kSize);
+    const int32_t last = between(start + recipe.right, 0, kSize);
     bits |= ((1u << last) - 1u) & ~((1u << first) - 1u);
   }
   return bits;
 }
 
-// What an image is outside its box.
-enum class Outside { kOwn, kPartner, kBoth };
+// Neighbours' numbers.
+template <int kSize>
+struct Numbers {
+  float at[kSize];
+};
 
-template <Outside kOutside, class In, class Out, int kSize>
-FTBENCH_SHARED Pack<Out, kSize> mix_pack(const Place<kSize>& place, bool normalized, float weight,
-                                         uint32_t inside, const Pack<In, kSize>& own,
-                                         const Pack<In, kSize>& other) {
-  Pack<Out, kSize> result;
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-  for (int i = 0; i < kSize; ++i) {
-    const float x = static_cast<float>(own.at[i]), y = static_cast<float>(other.at[i]);
-    const float scale = place.scale[i], shift = place.shift[i];
-    const float pasted = normalized ? fmaf(scale, y, shift) : y;
-    float mixed = pasted;
-    if constexpr (kOutside == Outside::kOwn) mixed = normalized ? fmaf(scale, x, shift) : x;
-    if constexpr (kOutside == Outside::kBoth) {
-      const Share part = share(weight, scale, shift);
-      mixed = normalized ? fmaf(part.own, x, fmaf(part.other, y, shift))
-                         : part.own * x + part.other * y;
+// Those of a pack; or, of a pack of whole pixels, those of one channel.
+template <int kSize, class Packed>
+FTBENCH_SHARED Numbers<kSize> numbers_of(const Packed& pack, int channel, int channels) {
+  Numbers<kSize> numbers;
+  for (int i = 0; i < kSize; ++i) numbers.at[i] = pack.value(channels * i + channel);
+  return numbers;
+}
+
+// All threads of a block take the same branches, but where a box has its border.
+template <int kSize>
+FTBENCH_SHARED Numbers<kSize> mix_numbers(const Recipe& recipe, uint32_t inside, bool fused,
+                                          const Numbers<kSize>& own, const Numbers<kSize>& other) {
+  constexpr uint32_t kAll = (1u << kSize) - 1u;
+  if (inside == kAll || recipe.weight == 0.0f) return other;
+  Numbers<kSize> mixed = own;
+  if (recipe.weight != 1.0f) {
+    const Share part = share(recipe.weight, 1.0f, 0.0f);
+    for (int i = 0; i < kSize; ++i) {
+      const float rest = part.other * other.at[i];
+      mixed.at[i] = fused ? fmaf(part.own, own.at[i], rest) : part.own * own.at[i] + rest;
     }
-    result.at[i] = static_cast<Out>(inside >> i & 1 ? pasted : mixed);
   }
-  return result;
+  if (inside == 0) return mixed;
+  for (int i = 0; i < kSize; ++i) mixed.at[i] = inside >> i & 1 ? other.at[i] : mixed.at[i];
+  return mixed;
 }
 
-// Writes the neighbours at `place` of one image, whose own and partner's values are given. All
-// threads of a block take the same branches.
-template <class In, class Out, int kSize>
-FTBENCH_SHARED void write_pack(const Mix& mix, const Place<kSize>& place, int64_t image,
-                               const Pack<In, kSize>& own, const Pack<In, kSize>& other) {
-  const uint32_t inside = inside_bits(clip(mix.box + 4 * image, mix.height, mix.width), place);
-  const float weight = mix.weight[image];
+// Writes neighbours of one image, whose own and partner's values are given: as many, or as many
+// pixels, of which those of one channel are meant.
+template <class Out, int kSize, class In, int kRead>
+FTBENCH_SHARED void write_pack(const Mix& mix, const Recipe& recipe, uint32_t inside,
+                               const Factors<kSize>& factors, int64_t value,
+                               const Pack<In, kRead>& own, const Pack<In, kRead>& other,
+                               int channel = 0) {
+  constexpr int kChannels = kRead / kSize;
   const bool normalized = mix.scale != nullptr;
-  Pack<Out, kSize> result;
-  if (weight == 1.0f) {
-    result = mix_pack<Outside::kOwn, In, Out>(place, normalized, weight, inside, own, other);
-  } else if (weight == 0.0f) {
-    result = mix_pack<Outside::kPartner, In, Out>(place, normalized, weight, inside, own, other);
-  } else {
-    result = mix_pack<Outside::kBoth, In, Out>(place, normalized, weight, inside, own, other);
+  Numbers<kSize> mixed =
+      mix_numbers(recipe, inside, normalized, numbers_of<kSize>(own, channel, kChannels),
+                  numbers_of<kSize>(other, channel, kChannels));
+  if (normalized) {
+    for (int i = 0; i < kSize; ++i) {
+      mixed.at[i] = fmaf(factors.scale[i], mixed.at[i], factors.shift[i]);
+    }
   }
-  Out* out = static_cast<Out*>(mix.out) + image * mix.channels * mix.pixels() + place.value;
-  store_pack(out, result);
+  Pack<Out, kSize> result;
+  for (int i = 0; i < kSize; ++i) result.at[i] = static_cast<Out>(mixed.at[i]);
+  store_pack(static_cast<Out*>(mix.out) + value, result);
 }
 
-FTBENCH_SHARED int64_t groups_of(const Mix& mix) {
-  return (mix.batch + kImagesPerThread - 1) / kImagesPerThread;
-}
-
-// Packs of an image. The images of one place come one after the other, so that a partner's values
-// are still in the second-level cache.
+// Packs of an image.
 template <int kSize>
 FTBENCH_SHARED int64_t packs_of(const Mix& mix) {
   return mix.channels * mix.pixels() / kSize;
 }
-// Blocks of threads for so many packs of every image.
-FTBENCH_SHARED int64_t blocks_for(const Mix& mix, int64_t packs) {
-  return (packs + kThreads - 1) / kThreads * groups_of(mix);
+
+// How a batch is cut for blocks of threads: each thread has a pack, or pixels, of some images. The
+// images of one place come one after the other, so that a partner's values are still in the
+// second-level cache.
+struct Cut {
+  int64_t size;   // values of an image
+  int64_t packs;  // of an image
+  uint32_t groups;
+};
+
+inline Cut cut_batch(const Mix& mix, int64_t packs) {
+  const int64_t groups = (mix.batch + kImagesPerThread - 1) / kImagesPerThread;
+  return {mix.channels * mix.pixels(), packs, static_cast<uint32_t>(groups)};
 }
 
-// The images lie as the result does, or kSize is 1.
-template <class In, class Out, int kSize>
-FTBENCH_SHARED void mix_group(const Mix& mix, const Normalization& norm, int64_t block,
-                              int thread) {
-  const int64_t groups = groups_of(mix);
-  const int64_t pack = block / groups * kThreads + thread;
-  if (pack >= packs_of<kSize>(mix)) return;
-  const Place<kSize> place = place_of<kSize>(mix, norm, pack * kSize);
-  const int64_t pixel = place.row * mix.width - place.row_start / place.depth;
-  const int64_t here = mix.images_last == mix.out_last
-                           ? place.value
-                           : offset(mix.images_last, mix.channels, mix.pixels(), 0, place.channel,
-                                    pixel);
-  const int64_t size = mix.channels * mix.pixels();
-  const In* images = static_cast<const In*>(mix.images) + here;
-  const int64_t first = block % groups * kImagesPerThread;
-  const int64_t last = first + kImagesPerThread < mix.batch ? first + kImagesPerThread : mix.batch;
-  auto own = load_pack<In, kSize>(images + first * size);
-  auto other = load_pack<In, kSize>(images + mix.partner[first] * size);
-  for (int64_t image = first; image < last; ++image) {
-    // The next values are on their way while these are mixed.
-    const int64_t next = image + 1 < last ? image + 1 : image;
-    const auto own_next = load_pack<In, kSize>(images + next * size);
-    const auto other_next = load_pack<In, kSize>(images + mix.partner[next] * size);
-    write_pack<In, Out>(mix, place, image, own, other);
+inline int64_t blocks_of(const Cut& cut) {
+  return (cut.packs + kThreads - 1) / kThreads * cut.groups;
+}
+
+// One image of a group.
+struct Job {
+  int64_t own_start, partner_start;  // where the two begin, in elements
+  Recipe recipe;
+};
+
+// What a block's threads share, once all of them have prepared it.
+struct Group {
+  Job jobs[kImagesPerThread + 1];  // one more to look ahead to
+};
+
+FTBENCH_SHARED int images_of(const Mix& mix, const Cut& cut, uint32_t block) {
+  const int64_t rest = mix.batch - block % cut.groups * kImagesPerThread;
+  return static_cast<int>(rest < kImagesPerThread ? rest : kImagesPerThread);
+}
+
+FTBENCH_SHARED void prepare(const Mix& mix, const Cut& cut, uint32_t block, int thread,
+                            Group& group) {
+  if (thread > kImagesPerThread) return;
+  const int64_t at = block % cut.groups * kImagesPerThread + thread;
+  const int64_t image = at < mix.batch ? at : mix.batch - 1;
+  const Recipe recipe = recipe_of(mix, image);
+  group.jobs[thread] = {image * cut.size, recipe.partner * cut.size, recipe};
+}
+
+// The pack of a block's thread.
+FTBENCH_SHARED int64_t pack_of(const Cut& cut, uint32_t block, int thread) {
+  return int64_t{block / cut.groups} * kThreads + thread;
+}
+
+// Calls write(job, own, other) for each image, with what kRead elements at `images` and at its
+// partner's place hold: the next are on their way while these are mixed.
+template <int kRead, class In, class Write>
+FTBENCH_SHARED void each_image(const Group& group, int count, const In* images, const Write& write) {
+  auto own = load_pack<In, kRead>(images + group.jobs[0].own_start);
+  auto other = load_pack<In, kRead>(images + group.jobs[0].partner_start);
+  for (int i = 0; i < count; ++i) {
+    const Job& job = group.jobs[i];
+    const Job& next = group.jobs[i + 1];
+    const auto own_next = load_pack<In, kRead>(images + next.own_start);
+    const auto other_next = load_pack<In, kRead>(images + next.partner_start);
+    write(job, own, other);
     own = own_next;
     other = other_next;
   }
 }
 
+// The images lie as the result does, or kSize is 1.
+template <class In, class Out, int kSize>
+FTBENCH_SHARED void mix_group(const Mix& mix, const Normalization& norm, const Cut& cut,
+                              const Group& group, uint32_t block, int thread) {
+  const int64_t pack = pack_of(cut, block, thread);
+  if (pack >= cut.packs) return;
+  const Place place = place_of<kSize>(mix, pack * kSize);
+  const Factors<kSize> factors = factors_of<kSize>(mix, norm, place.channel);
+  const In* images = static_cast<const In*>(mix.images) + place.source;
+  each_image<kSize>(group, images_of(mix, cut, block), images,
+                    [&](const Job& job, const auto& own, const auto& other) {
+                      write_pack<Out>(mix, job.recipe, inside_bits<kSize>(job.recipe, place),
+                                      factors, job.own_start + place.value, own, other);
+                    });
+}
+
 // kSize pixels of three bytes each, to three planes.
 template <class Out, int kSize>
-FTBENCH_SHARED void mix_triples(const Mix& mix, const Normalization& norm, int64_t block,
-                                int thread) {
-  const int64_t groups = groups_of(mix);
-  const int64_t pixel = (block / groups * kThreads + thread) * kSize;
-  if (pixel >= mix.pixels()) return;
-  const int64_t size = 3 * mix.pixels();
-  const uint8_t* images = static_cast<const uint8_t*>(mix.images) + 3 * pixel;
-  const int64_t first = block % groups * kImagesPerThread;
-  const int64_t last = first + kImagesPerThread < mix.batch ? first + kImagesPerThread : mix.batch;
-  Place<kSize> places[3];
-  for (int c = 0; c < 3; ++c) places[c] = place_of<kSize>(mix, norm, c * mix.pixels() + pixel);
-  for (int64_t image = first; image < last; ++image) {
-    uint8_t own[3 * kSize], other[3 * kSize];
+FTBENCH_SHARED void mix_triples(const Mix& mix, const Normalization& norm, const Cut& cut,
+                                const Group& group, uint32_t block, int thread) {
+  const int64_t pack = pack_of(cut, block, thread);
+  if (pack >= cut.packs) return;
+  const Place place = place_of<kSize>(mix, pack * kSize);
+  const uint8_t* images = static_cast<const uint8_t*>(mix.images) + place.source;
+  each_image<3 * kSize>(group, images_of(mix, cut, block), images,
+                        [&](const Job& job, const auto& own, const auto& other) {
+                          const uint32_t inside = inside_bits<kSize>(job.recipe, place);
+                          for (int c = 0; c < 3; ++c) {
+                            write_pack<Out>(mix, job.recipe, inside,
+                                            factors_of<kSize>(mix, norm, c),
+                                            job.own_start + place.value + c * mix.pixels(), own,
+                                            other, c);
+                          }
+                        });
+}
+
+// In place, a slab (the same slice of every image) is read into memory that a block's threads share
+// before any of it is overwritten: the plan may be any, and each value is read once.
+constexpr int kSlabThreads = 256;
+constexpr int64_t kMostSlabBytes = 65536;  // recipes included; what every GPU has
+constexpr int64_t kMostSliceBytes = 256, kLeastSliceBytes = 32;
+constexpr int64_t kEnoughSlabs = 512;  // to keep a large GPU busy
+constexpr int64_t kMostImagesInSlab =
+    kMostSlabBytes / (kLeastSliceBytes + static_cast<int64_t>(sizeof(Recipe)));
+
+// How a batch is cut into slabs. A slice has a power of two of packs.
+struct Slabs {
+  int64_t size;   // values of an image
+  int64_t packs;  // of an image
+  int batch, slice_packs;
+  int64_t count;
+};
+
+template <class T, int kSize>
+Slabs cut_slabs(const Mix& mix) {
+  const int64_t packs = packs_of<kSize>(mix), pack_bytes = kSize * sizeof(T);
+  int64_t bytes = kMostSliceBytes;
+  while (bytes > kLeastSliceBytes &&
+         (mix.batch * (bytes + static_cast<int64_t>(sizeof(Recipe))) > kMostSlabBytes ||
+          packs * pack_bytes < kEnoughSlabs * bytes)) {
+    bytes /= 2;
+  }
+  const int64_t slice = bytes / pack_bytes;
+  return {mix.channels * mix.pixels(), packs, static_cast<int>(mix.batch), static_cast<int>(slice),
+          (packs + slice - 1) / slice};
+}
+
+// recipes[batch] and values[batch · slice_packs] of a slab.
+template <class T, int kSize>
+struct Slab {
+  Recipe* recipes;
+  Pack<T, kSize>* values;
+};
+
+template <class T, int kSize>
+FTBENCH_SHARED void read_slab(const Mix& mix, const Slabs& slabs, int64_t slice, int thread,
+                              const Slab<T, kSize>& slab) {
+  for (int image = thread; image < slabs.batch; image += kSlabThreads) {
+    slab.recipes[image] = recipe_of(mix, image);
+  }
+  const int within = thread % slabs.slice_packs, step = kSlabThreads / slabs.slice_packs;
+  const int64_t pack = slice * slabs.slice_packs + within;
+  if (pack >= slabs.packs) return;
+  const T* images = static_cast<const T*>(mix.images) + pack * kSize;
 #if defined(__CUDA_ARCH__)
-#pragma unroll
+#pragma unroll 8
 #endif
-    for (int i = 0; i < 3 * kSize; i += 4) {
-      const auto mine = load_pack<uint8_t, 4>(images + image * size + i);
-      const auto theirs = load_pack<uint8_t, 4>(images + mix.partner[image] * size + i);
-      for (int j = 0; j < 4; ++j) {
-        own[i + j] = mine.at[j];
-        other[i + j] = theirs.at[j];
-      }
-    }
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-    for (int c = 0; c < 3; ++c) {
-      Pack<uint8_t, kSize> mine, theirs;
-      for (int i = 0; i < kSize; ++i) {
-        mine.at[i] = own[3 * i + c];
-        theirs.at[i] = other[3 * i + c];
-      }
-      write_pack<uint8_t, Out>(mix, places[c], image, mine, theirs);
-    }
+  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += step) {
+    slab.values[image * slabs.slice_packs + within] =
+        load_pack<T, kSize>(images + image * slabs.size);
   }
 }
 
-constexpr int kDepth = 4;  // steps whose values are on their way from memory at the same time
-
-// One pack of every image, overwritten in the order of `steps`: each value is read once.
 template <class T, int kSize>
-FTBENCH_SHARED void mix_in_place(const Mix& mix, const Normalization& norm, const Step* steps,
-                                 int64_t pack) {
-  const Place<kSize> place = place_of<kSize>(mix, norm, pack * kSize);
-  const int64_t size = mix.channels * mix.pixels();
-  const T* images = static_cast<const T*>(mix.images) + place.value;
-  Pack<T, kSize> kept{}, last{};
-  int64_t at_hand = -1;  // whose values `last` holds
-  for (int64_t k = 0; k < mix.batch; k += kDepth) {
-    Pack<T, kSize> own[kDepth], other[kDepth];
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-    for (int j = 0; j < kDepth; ++j) {
-      if (k + j >= mix.batch) break;
-      const Step step = steps[k + j];
-      own[j] = at_hand == step.image ? last : load_pack<T, kSize>(images + step.image * size);
-      if (step.keep) kept = own[j];
-      at_hand = mix.partner[step.image];
-      last = step.from_kept ? kept : load_pack<T, kSize>(images + at_hand * size);
-      other[j] = last;
-    }
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-    for (int j = 0; j < kDepth; ++j) {
-      if (k + j >= mix.batch) break;
-      write_pack<T, T>(mix, place, steps[k + j].image, own[j], other[j]);
-    }
+FTBENCH_SHARED void write_slab(const Mix& mix, const Normalization& norm, const Slabs& slabs,
+                               int64_t slice, int thread, const Slab<T, kSize>& slab) {
+  const int within = thread % slabs.slice_packs, step = kSlabThreads / slabs.slice_packs;
+  const int64_t pack = slice * slabs.slice_packs + within;
+  if (pack >= slabs.packs) return;
+  const Place place = place_of<kSize>(mix, pack * kSize);
+  const Factors<kSize> factors = factors_of<kSize>(mix, norm, place.channel);
+  const auto value = [&](int64_t image) {
+    return load_pack<T, kSize>(slab.values[image * slabs.slice_packs + within].at);
+  };
+  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += step) {
+    const Recipe& recipe = slab.recipes[image];
+    write_pack<T>(mix, recipe, inside_bits<kSize>(recipe, place), factors,
+                  image * slabs.size + place.value, value(image), value(recipe.partner));
   }
 }
 

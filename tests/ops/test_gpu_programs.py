@@ -91,7 +91,7 @@ def test_a_normalised_batch_overwrites_itself(case, layout):
     assert_defined(batch, values, plan, normalize)
 
 
-# Eight images a thread, four steps in flight, packs of four or eight values.
+# Eight images a thread, one ahead, packs of four or eight values.
 @settings(deadline=None, max_examples=80)
 @given(st.integers(1, 40), st.data())
 def test_batches_of_every_size_are_mixed_in_place_and_apart(batch, data):
@@ -126,7 +126,27 @@ def test_every_size_about_a_pack_is_mixed_at_every_alignment(source, dtype, offs
                 assert out.untouched_outside()
 
 
-def test_long_chains_into_cycles_are_ordered():
+# In place the same slice of every image is held at once: from 256 bytes of few large images to 32
+# of many small ones.
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(3, 112, 112), (250, 105, 105), (300, 8, 8), (2000, 3, 4)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_slices_of_every_size_are_mixed_in_place(dtype, batch, height, width):
+    generator = torch.Generator().manual_seed(batch)
+    partner = torch.randint(batch, (batch,), generator=generator)
+    corners = torch.randint(-2, width + 3, (batch, 2, 2), generator=generator)
+    box = corners.sort(dim=1).values.flatten(1)
+    weight = torch.rand(batch, generator=generator)
+    weight[::3], weight[1::5] = 1.0, 0.0
+    plan = make_plan(partner.tolist(), weight.tolist(), box.tolist(), height, width)
+    values = draw_values((batch, 3, height, width), dtype, batch)
+    expected = referenced(values, plan, dtype)
+    OPERATORS.mix_as_gpu_into(*arguments(values, plan), values)
+    assert same_bits(values, expected)
+
+
+def test_long_chains_into_cycles_are_mixed_in_place():
     """Hundreds of images: several cycles, chains into them, and some that are their own."""
     generator = torch.Generator().manual_seed(0)
     for batch in (257, 512, 1000):
