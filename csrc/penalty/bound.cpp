@@ -1,5 +1,6 @@
-// A penalty whose tensors stay on this side of Python: handing over four lists of a model's tensors
-// takes longer at every call than a GPU needs for a small model.
+// A penalty whose anchors and weights stay on this side of Python, which finds the gradients as well:
+// handing over four lists of a model's tensors takes longer at every call than a GPU needs for a
+// small model.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros_like.h>
@@ -24,35 +25,34 @@ const c10::TypedOperatorHandle<AddGradient>& add_quadratic_gradient() {
   return found;
 }
 
+// Parameters stay Python's: a module that is converted may swap what they stand for, which it refuses
+// where somebody else holds it.
 struct BoundPenalty : torch::CustomClassHolder {
-  BoundPenalty(std::vector<Tensor> parameters, OptionalTensors anchors, OptionalTensors weights,
-               std::vector<double> strength)
-      : parameters_(std::move(parameters)), anchors_(std::move(anchors)),
-        weights_(std::move(weights)), strength_(std::move(strength)) {}
+  BoundPenalty(OptionalTensors anchors, OptionalTensors weights, std::vector<double> strength)
+      : anchors_(std::move(anchors)), weights_(std::move(weights)), strength_(std::move(strength)) {}
 
   // The value; none, and nothing done, where parameters lie on several devices. A parameter that
   // does not require a gradient gets none; where there is none yet, it is made.
-  std::optional<Tensor> add_gradient_(double scale) {
+  std::optional<Tensor> add_gradient_(std::vector<Tensor> parameters, double scale) {
     std::vector<Tensor> gradients;
     std::vector<int64_t> trained;
-    gradients.reserve(parameters_.size());
-    trained.reserve(parameters_.size());
-    for (const Tensor& parameter : parameters_) {
-      if (parameter.device() != parameters_[0].device()) return std::nullopt;
+    gradients.reserve(parameters.size());
+    trained.reserve(parameters.size());
+    for (const Tensor& parameter : parameters) {
+      if (parameter.device() != parameters[0].device()) return std::nullopt;
     }
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      if (!parameters_[i].requires_grad()) continue;
-      Tensor& gradient = parameters_[i].mutable_grad();
-      if (!gradient.defined()) gradient = at::zeros_like(parameters_[i]);
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (!parameters[i].requires_grad()) continue;
+      Tensor& gradient = parameters[i].mutable_grad();
+      if (!gradient.defined()) gradient = at::zeros_like(parameters[i]);
       gradients.push_back(gradient);
       trained.push_back(static_cast<int64_t>(i));
     }
-    return add_quadratic_gradient().call(parameters_, anchors_, weights_, strength_, gradients,
+    return add_quadratic_gradient().call(parameters, anchors_, weights_, strength_, gradients,
                                          trained, scale);
   }
 
  private:
-  std::vector<Tensor> parameters_;
   OptionalTensors anchors_, weights_;
   std::vector<double> strength_;
 };
@@ -61,8 +61,7 @@ struct BoundPenalty : torch::CustomClassHolder {
 
 TORCH_LIBRARY_FRAGMENT(ftbench, m) {
   m.class_<BoundPenalty>("QuadraticPenalty")
-      .def(torch::init<std::vector<Tensor>, OptionalTensors, OptionalTensors,
-                       std::vector<double>>())
+      .def(torch::init<OptionalTensors, OptionalTensors, std::vector<double>>())
       .def("add_gradient_", &BoundPenalty::add_gradient_);
 }
 

@@ -49,10 +49,10 @@ class QuadraticPenalty:
         self.strength = tuple(strength)
         self._weights = [s if isinstance(s, Tensor) else None for s in self.strength]
         self._numbers = [0.0 if isinstance(s, Tensor) else float(s) for s in self.strength]
-        self._bound: Any = None  # to the compiled operator, once that has been called
+        self._bound: Any = None  # anchors and strengths in C++, once that has been called
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs: it is bound to tensors of its own."""
+        """Return what a copy needs: what C++ holds is of its own anchors."""
         return {**self.__dict__, "_bound": None}
 
     def value(self) -> Tensor:
@@ -98,9 +98,9 @@ class QuadraticPenalty:
             return None
         if self._bound is None:
             self._bound = torch.classes.ftbench.QuadraticPenalty(
-                list(self.parameters), list(self.anchors), self._weights, self._numbers
+                list(self.anchors), self._weights, self._numbers
             )
-        found: Tensor | None = self._bound.add_gradient_(scale)
+        found: Tensor | None = self._bound.add_gradient_(self.parameters, scale)
         return found
 
     def _plain_value(self) -> Tensor:

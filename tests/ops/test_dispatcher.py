@@ -178,7 +178,7 @@ def test_added_gradients_are_compiled_whole():
 
 
 def test_modes_see_the_public_penalty():
-    """It is bound to its tensors in C++, but called through the dispatcher."""
+    """Some of its tensors are held in C++, but it is called through the dispatcher."""
     seen = []
 
     class Watching(TorchDispatchMode):

@@ -296,6 +296,22 @@ def test_lists_of_different_lengths_are_refused():
         QuadraticPenalty([TWO, TWO], [None], [1.0, 1.0])
 
 
+def test_a_model_that_swaps_its_parameters_on_conversion_can_be_converted():
+    model = nn.Linear(3, 2)
+    penalty = QuadraticPenalty(model.parameters(), [None, None], [0.5, 0.5])
+    penalty.add_gradient_()
+    model.zero_grad()
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert penalty.add_gradient_().dtype == torch.float64
+    for parameter in model.parameters():
+        torch.testing.assert_close(parameter.grad, 0.5 * parameter.detach())
+
+
 def test_what_an_nn_module_gives_can_be_penalised(implementation):
     model = nn.Linear(3, 2)
     anchors = [parameter.detach() + 1.0 for parameter in model.parameters()]
