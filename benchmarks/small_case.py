@@ -35,6 +35,8 @@ def _mixing() -> list[str]:
         )
         # Each kind of share: both images, the own one, the partner.
         plan.weight[:2] = torch.tensor([0.0, 1.0])
+        if not torch.equal(plan.to("cuda").label_weight.cpu(), plan.label_weight):
+            wrong.append(f"label weights at {height}×{width}")
         pixels = torch.randint(256, (10, height, width, 3), dtype=torch.uint8)
         planes = pixels.permute(0, 3, 1, 2).to(memory_format=layout)
         images = pixels if dtype == torch.uint8 else planes.to(dtype)

@@ -31,6 +31,17 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   call.finish(out);
 }
 
+Tensor label_weight(const Tensor& weight, const Tensor& box, int64_t height, int64_t width) {
+  const c10::cuda::CUDAGuard guard(weight.device());
+  const LabelCall call(weight, box, height, width);
+  if (call.out.numel() == 0) return call.out;
+  C10_CUDA_CHECK(launch_label_weight(call.weight.const_data_ptr<float>(),
+                                     call.box.const_data_ptr<int32_t>(), call.out.numel(), height,
+                                     width, call.out.mutable_data_ptr<float>(),
+                                     c10::cuda::getCurrentCUDAStream()));
+  return call.out;
+}
+
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
                                const OptionalTensors& weights, Numbers strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
@@ -69,6 +80,7 @@ TORCH_LIBRARY_IMPL(ftbench, CUDA, m) {
   m.impl("mix", mix_new<mix_into>);
   m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
+  m.impl("label_weight", label_weight);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
 }

@@ -23,6 +23,8 @@ struct TermTable {
 };
 
 cudaError_t launch_mix(const Mix& mix, const Normalization& norm, cudaStream_t stream);
+cudaError_t launch_label_weight(const float* weight, const int32_t* box, int64_t batch,
+                                int64_t height, int64_t width, float* out, cudaStream_t stream);
 // partials[kGroupsPerBlock · i …] become the sums of the parts of block i of the table.
 cudaError_t launch_penalty(const TermTable& table, double scale, double* partials,
                            cudaStream_t stream);

@@ -27,6 +27,17 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   call.finish(out);
 }
 
+Tensor label_weight(const Tensor& weight, const Tensor& box, int64_t height, int64_t width) {
+  const LabelCall call(weight, box, height, width);
+  const float* weights = call.weight.const_data_ptr<float>();
+  const int32_t* boxes = call.box.const_data_ptr<int32_t>();
+  float* out = call.out.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < call.out.numel(); ++i) {
+    out[i] = label_weight_of(weights[i], boxes + 4 * i, height, width);
+  }
+  return call.out;
+}
+
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
                                const OptionalTensors& weights, Numbers strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
@@ -67,6 +78,12 @@ void mix_into_meta(const Tensor& images, const Tensor& partner, const Tensor& we
 void mix_in_place_meta(Tensor& images, const Tensor& partner, const Tensor& weight,
                        const Tensor& box, Numbers, Numbers) {
   check_plan(images, partner, weight, box);
+}
+
+Tensor label_weight_meta(const Tensor& weight, const Tensor& box, int64_t, int64_t) {
+  check_without_data("plan.weight", weight);
+  check_without_data("plan.box", box);
+  return at::empty_symint(weight.sym_sizes(), weight.options());
 }
 
 Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTensors& anchors,
@@ -122,6 +139,7 @@ TORCH_LIBRARY(ftbench, m) {
   define("mix(Tensor images, " + plan + ", ScalarType dtype) -> Tensor");
   define("mix_(Tensor(a!) images, " + plan + ") -> ()");
   define("mix_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
+  define("label_weight(Tensor weight, Tensor box, int height, int width) -> Tensor");
   define("quadratic_value(" + terms + ") -> Tensor");
   define("add_quadratic_gradient_(" + terms + ", " + trained + ") -> Tensor");
   define("mix_as_gpu_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
@@ -132,6 +150,7 @@ TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
   m.impl("mix", mix_new<mix_into>);
   m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
+  m.impl("label_weight", label_weight);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
   m.impl("mix_as_gpu_into", mix_as_gpu_into);
@@ -142,6 +161,7 @@ TORCH_LIBRARY_IMPL(ftbench, Meta, m) {
   m.impl("mix", mix_meta);
   m.impl("mix_", mix_in_place_meta);
   m.impl("mix_into", mix_into_meta);
+  m.impl("label_weight", label_weight_meta);
   m.impl("quadratic_value", quadratic_value_meta);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_meta);
 }

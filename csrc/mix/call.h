@@ -34,6 +34,14 @@ struct MixCall {
   void bind(const at::Tensor& images, const at::Tensor& out);
 };
 
+// A call for the labels' weights: checked, and dense.
+struct LabelCall {
+  at::Tensor weight, box, out;
+  int64_t height, width;
+
+  LabelCall(const at::Tensor& weight, const at::Tensor& box, int64_t height, int64_t width);
+};
+
 // For a new result: images keep the order of their channels, bytes become (B, C, H, W) in memory too.
 at::Tensor empty_mixed(const at::Tensor& images, at::ScalarType dtype);
 

@@ -31,6 +31,13 @@ __global__ void __launch_bounds__(kSlabThreads)
   write_slab(mix, norm, slabs, blockIdx.x, threadIdx.x, slab);
 }
 
+__global__ void __launch_bounds__(kThreads)
+    label_weights(const float* weight, const int32_t* box, int64_t batch, int64_t height,
+                  int64_t width, float* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < batch) out[i] = label_weight_of(weight[i], box + 4 * i, height, width);
+}
+
 struct Launch {
   const Mix& mix;
   const Normalization& norm;
@@ -67,6 +74,13 @@ struct Launch {
 };
 
 }  // namespace
+
+cudaError_t launch_label_weight(const float* weight, const int32_t* box, int64_t batch,
+                                int64_t height, int64_t width, float* out, cudaStream_t stream) {
+  const unsigned grid = static_cast<unsigned>((batch + kThreads - 1) / kThreads);
+  label_weights<<<grid, kThreads, 0, stream>>>(weight, box, batch, height, width, out);
+  return cudaGetLastError();
+}
 
 cudaError_t launch_mix(const Mix& mix, const Normalization& norm, cudaStream_t stream) {
   return dispatch(mix, Launch{mix, norm, stream});

@@ -33,11 +33,14 @@ Element element_of(const char* name, at::ScalarType type) {
 }
 
 void check_field(const char* name, const at::Tensor& field, at::ScalarType type,
-                 at::IntArrayRef shape, const at::Tensor& images) {
+                 at::IntArrayRef shape) {
   TORCH_CHECK_TYPE(field.scalar_type() == type, "plan.", name, " has dtype ",
                    field.scalar_type(), ", expected ", type);
   TORCH_CHECK_VALUE(field.sizes() == shape, "plan.", name, " has shape ", field.sizes(),
                     ", expected ", shape);
+}
+
+void check_beside(const char* name, const at::Tensor& field, const at::Tensor& images) {
   TORCH_CHECK_VALUE(field.device() == images.device(), "the plan's ", name, " is on ",
                     field.device(), ", images on ", images.device());
 }
@@ -124,9 +127,12 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
   TORCH_CHECK_VALUE(elements_apart(out), "out has strides ", out.strides(),
                     ": several elements would share a single memory location");
   const int64_t batch = shape[0];
-  check_field("partner", partner, at::kLong, {batch}, images);
-  check_field("weight", weight, at::kFloat, {batch}, images);
-  check_field("box", box, at::kInt, {batch, 4}, images);
+  check_field("partner", partner, at::kLong, {batch});
+  check_field("weight", weight, at::kFloat, {batch});
+  check_field("box", box, at::kInt, {batch, 4});
+  check_beside("partner", partner, images);
+  check_beside("weight", weight, images);
+  check_beside("box", box, images);
   plan[0] = partner.contiguous();
   plan[1] = weight.contiguous();
   plan[2] = box.contiguous();
@@ -143,6 +149,20 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
   normalize(mean, std);
   empty = out.numel() == 0;
   if (!empty) bind(images, out);
+}
+
+LabelCall::LabelCall(const at::Tensor& weight, const at::Tensor& box, int64_t height,
+                     int64_t width)
+    : height(height), width(width) {
+  check_field("weight", weight, at::kFloat, {weight.numel()});
+  check_field("box", box, at::kInt, {weight.numel(), 4});
+  TORCH_CHECK_VALUE(box.device() == weight.device(), "plan.box is on ", box.device(),
+                    ", plan.weight on ", weight.device());
+  TORCH_CHECK_VALUE(height > 0 && width > 0, "the images' size is ", height, "×", width,
+                    ", expected at least 1×1");
+  this->weight = weight.contiguous();
+  this->box = box.contiguous();
+  out = at::empty_like(this->weight);
 }
 
 void MixCall::normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std) {
@@ -184,8 +204,8 @@ namespace {
 
 constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
 
-// The GPU's programs on the CPU: block after block, and in it thread after thread, all of them as far
-// as the next place where a GPU's wait for each other.
+// The GPU's programs on the CPU: block after block, and in it thread after thread, all of them as
+// far as the next place where a GPU's wait for each other.
 struct OneByOne {
   const Mix& mix;
   const Normalization& norm;

@@ -28,6 +28,14 @@ FTBENCH_SHARED Box clip(const int32_t* box, int64_t height, int64_t width) {
   return clipped.empty() ? Box{0, 0, 0, 0} : clipped;
 }
 
+// The weight of a sample's own label: what its own image has of the pixels.
+FTBENCH_SHARED float label_weight_of(float weight, const int32_t* box, int64_t height, int64_t width) {
+  const Box clipped = clip(box, height, width);
+  const double area =
+      static_cast<double>(clipped.bottom - clipped.top) * (clipped.right - clipped.left);
+  return static_cast<float>(weight * (1.0 - area / static_cast<double>(height * width)));
+}
+
 // What one sample takes from itself and from its partner in one channel, outside the box:
 // own · x + other · y + shift, and inside it: scale · y + shift.
 struct Share {

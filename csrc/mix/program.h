@@ -79,7 +79,8 @@ FTBENCH_SHARED Place place_of(const Mix& mix, int64_t value) {
 }
 
 template <int kSize>
-FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& norm, int32_t channel) {
+FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& norm,
+                                         int32_t channel) {
   const int32_t channels = static_cast<int32_t>(mix.channels);
   Factors<kSize> factors;
   for (int i = 0; i < kSize; ++i) {
@@ -228,7 +229,8 @@ FTBENCH_SHARED int64_t pack_of(const Cut& cut, uint32_t block, int thread) {
 // Calls write(job, own, other) for each image, with what kRead elements at `images` and at its
 // partner's place hold: the next are on their way while these are mixed.
 template <int kRead, class In, class Write>
-FTBENCH_SHARED void each_image(const Group& group, int count, const In* images, const Write& write) {
+FTBENCH_SHARED void each_image(const Group& group, int count, const In* images,
+                               const Write& write) {
   auto own = load_pack<In, kRead>(images + group.jobs[0].own_start);
   auto other = load_pack<In, kRead>(images + group.jobs[0].partner_start);
   for (int i = 0; i < count; ++i) {

@@ -1,6 +1,5 @@
-// A penalty whose anchors and weights stay on this side of Python, which finds the gradients as well:
-// handing over four lists of a model's tensors takes longer at every call than a GPU needs for a
-// small model.
+// A penalty whose anchors and weights stay on this side of Python, where gradients are found as well:
+// handing over four lists of tensors at every call takes longer than a GPU needs for a small model.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros_like.h>
@@ -25,11 +24,12 @@ const c10::TypedOperatorHandle<AddGradient>& add_quadratic_gradient() {
   return found;
 }
 
-// Parameters stay Python's: a module that is converted may swap what they stand for, which it refuses
-// where somebody else holds it.
+// Parameters stay Python's: a module that is converted may swap what they stand for, which it
+// refuses where somebody else holds it.
 struct BoundPenalty : torch::CustomClassHolder {
   BoundPenalty(OptionalTensors anchors, OptionalTensors weights, std::vector<double> strength)
-      : anchors_(std::move(anchors)), weights_(std::move(weights)), strength_(std::move(strength)) {}
+      : anchors_(std::move(anchors)), weights_(std::move(weights)),
+        strength_(std::move(strength)) {}
 
   // The value; none, and nothing done, where parameters lie on several devices. A parameter that
   // does not require a gradient gets none; where there is none yet, it is made.

@@ -84,16 +84,18 @@ class MixPlan:
     @property
     def clipped_box(self) -> Tensor:
         """The boxes (B, 4) int32 clipped to the image; one that lies outside becomes empty."""
-        limit = torch.tensor(
-            [self.height, self.width] * 2, dtype=torch.int32, device=self.box.device
-        )
-        clipped = torch.minimum(self.box.clamp(min=0), limit)
-        start, stop = clipped[:, :2], clipped[:, 2:]
-        return torch.cat([start, torch.maximum(start, stop)], dim=1)
+        top, left, bottom, right = self.box.unbind(1)
+        top, left = top.clamp(0, self.height), left.clamp(0, self.width)
+        bottom, right = bottom.clamp(0, self.height), right.clamp(0, self.width)
+        return torch.stack([top, left, top.maximum(bottom), left.maximum(right)], dim=1)
 
     @property
     def label_weight(self) -> Tensor:
         """The weight (B,) float32 of each sample's own label, for the box's true clipped area."""
+        compiled = backend.operators(self.weight.device)
+        if compiled is not None and not self.weight.requires_grad:
+            found: Tensor = compiled.label_weight(self.weight, self.box, self.height, self.width)
+            return found
         box = self.clipped_box.to(torch.float64)
         area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
         # float64, since bfloat16 or float32 products would lose weight of small boxes.

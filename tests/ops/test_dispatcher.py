@@ -66,6 +66,13 @@ def test_mixing_passes_torchs_own_check(source, layout, normalised):
         opcheck(OPERATORS.mix_, taken)
 
 
+def test_label_weights_pass_torchs_own_check():
+    plan = plan_of(4)
+    opcheck(OPERATORS.label_weight, (plan.weight, plan.box, 6, 7))
+    found = OPERATORS.label_weight(without_data(plan.weight), without_data(plan.box), 6, 7)
+    assert (found.shape, found.dtype, found.device.type) == ((4,), torch.float32, "meta")
+
+
 def test_penalties_pass_torchs_own_check():
     lists = penalty_lists()
     opcheck(OPERATORS.quadratic_value, lists)

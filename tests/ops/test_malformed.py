@@ -173,6 +173,27 @@ def test_the_operators_themselves_name_argument_value_and_what_was_expected(comp
             call(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"weight": torch.ones(3, 1)}, ValueError, r"plan\.weight has shape \[3, 1\]"),
+        ({"weight": torch.ones(3).double()}, TypeError, r"plan\.weight has dtype Double"),
+        ({"weight": torch.ones(2)}, ValueError, r"plan\.box has shape \[3, 4\], expected \[2, 4\]"),
+        ({"box": torch.zeros(3, 4)}, TypeError, r"plan\.box has dtype Float"),
+        ({"box": torch.zeros(12, dtype=torch.int32)}, ValueError, r"plan\.box has shape \[12\]"),
+        ({"height": 0}, ValueError, "size is 0×5, expected at least 1×1"),
+        ({"width": -2}, ValueError, "size is 4×-2"),
+        ({"box": torch.zeros(3, 4, dtype=torch.int32, device="meta")}, Exception, "meta"),
+        ({"weight": torch.ones(3, device="meta")}, Exception, "meta"),
+    ],
+)
+def test_label_weights_name_what_does_not_fit(compiled, changes, error, message):
+    good = good_mix()
+    arguments = {"weight": good["weight"], "box": good["box"], "height": 4, "width": 5}
+    with pytest.raises(error, match=message):
+        OPERATORS.label_weight(*{**arguments, **changes}.values())
+
+
 def test_a_refused_call_has_changed_nothing(compiled):
     arguments = good_penalty()
     arguments["gradients"][1] = torch.zeros(1, 3).expand(2, 3)

@@ -36,6 +36,33 @@ def test_label_weight_is_the_share_of_the_pixels_that_stay(box, weight, height, 
     assert 0 <= left <= right <= width
 
 
+def without_operators(plan):
+    """Return the labels' weights in plain torch, whatever serves."""
+    weight = plan.weight.clone().requires_grad_()
+    asked = MixPlan(plan.partner, weight, plan.box, plan.height, plan.width)
+    return asked.label_weight.detach()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 70), st.integers(1, 300), st.integers(1, 300), st.integers(0, 999))
+def test_label_weights_have_the_bits_of_plain_torch(batch, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(-20, 330, (batch, 2, 2), generator=generator)
+    box = corners.sort(dim=1).values.flatten(1)
+    # Every second number of a wider tensor: a plan's need not lie together.
+    weight = torch.rand(batch, 2, generator=generator)[:, 0]
+    weight[::7] = 1.0
+    plan = MixPlan(torch.arange(batch), weight, box.to(torch.int32), height, width)
+    assert torch.equal(plan.label_weight, without_operators(plan))
+
+
+def test_a_learned_share_gets_its_gradient():
+    weight = torch.tensor([0.25, 0.5], requires_grad=True)
+    box = torch.tensor([[0, 0, 2, 1], [0, 0, 0, 0]], dtype=torch.int32)
+    MixPlan(torch.tensor([1, 0]), weight, box, 2, 2).label_weight.sum().backward()
+    assert weight.grad.tolist() == [0.5, 1.0]
+
+
 def test_label_weight_of_one_pixel_in_a_large_image_is_not_lost():
     plan = make_plan([0], [1.0], [[0, 0, 1, 1]], 2048, 2048)
     assert plan.label_weight.item() == pytest.approx(1 - 2.0**-22, abs=2.0**-24)

@@ -151,6 +151,29 @@ def test_a_penalty_does_not_wait_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("batch", [0, 1, 13, 700])
+def test_label_weights_are_those_of_the_cpu_in_one_launch(batch):
+    plan = plan_for(batch, 24, 17, "cycle")
+    moved = plan.to("cuda")
+    assert torch.equal(moved.label_weight.cpu(), plan.label_weight)
+    assert len(launches(lambda: moved.label_weight)) == min(batch, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_mixed_loss_does_not_wait_for_the_gpu():
+    plan = plan_for(9, 16, 16, "cycle").to("cuda")
+    logits, labels = torch.randn(9, 5, device="cuda"), torch.arange(9, device="cuda") % 5
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        found = ops.mixed_cross_entropy(logits, labels, plan, smoothing=0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = ops.mixed_cross_entropy(
+        logits.cpu(), labels.cpu(), plan_for(9, 16, 16, "cycle"), smoothing=0.1
+    )
+    torch.testing.assert_close(found.cpu(), expected)
+
+
 def test_a_captured_graph_mixes_what_the_plan_then_says():
     images = torch.rand(8, 3, 16, 16, device="cuda")
     out = torch.empty_like(images)
