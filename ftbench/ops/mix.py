@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -103,14 +103,15 @@ class MixPlan:
         return (self.weight.double() * share).float()
 
     def to(self, device: torch.device | str) -> MixPlan:
-        """Return the plan with its tensors on ``device``."""
-        return self._of_checked(
-            self.partner.to(device),
-            self.weight.to(device),
-            self.box.to(device),
-            self.height,
-            self.width,
-        )
+        """Return the plan with its tensors on ``device``: from the CPU to a GPU without waiting."""
+        device = torch.device(device)
+        fields = [self.partner, self.weight, self.box]
+        if device.type == "cuda" and not any(f.is_cuda or f.requires_grad for f in fields):
+            moved = _in_one(fields, lambda sent: sent.pin_memory().to(device, non_blocking=True))
+        else:
+            moved = [field.to(device) for field in fields]
+        partner, weight, box = moved
+        return self._of_checked(partner, weight, box, self.height, self.width)
 
     @classmethod
     def _of_checked(
@@ -120,6 +121,18 @@ class MixPlan:
         plan = object.__new__(cls)
         plan.__dict__.update(partner=partner, weight=weight, box=box, height=height, width=width)
         return plan
+
+
+def _in_one(tensors: list[Tensor], move: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return the tensors, widest elements first, as they are after one ``move`` of their bytes."""
+    # A copy has strides that bytes can be viewed by, an expanded tensor of one element has not.
+    copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+    flat = [copy.view(-1).view(torch.uint8) for copy in copies]
+    parts = move(torch.cat(flat)).split([len(part) for part in flat])
+    return [
+        part.view(tensor.dtype).view(tensor.shape)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
 
 
 def sample_mix(

@@ -176,8 +176,11 @@ class _Steps:
             task_loss.backward()
             return task_loss.detach(), None
         if not isinstance(penalty, Tensor) or penalty.dim() != 0:
+            found = type(penalty).__name__
+            if isinstance(penalty, Tensor):
+                found += f" of shape {tuple(penalty.shape)}"
             raise FtbenchError(
-                f"strategy '{self._strategy.name}': penalty() returned {type(penalty).__name__}; "
+                f"strategy '{self._strategy.name}': penalty() returned {found}; "
                 "expected a 0-dim tensor, a QuadraticPenalty or None"
             )
         (task_loss + penalty).backward()

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftbench.ops import MixPlan, mix, mixed_cross_entropy, sample_mix
+from ftbench.ops.mix import _in_one
 from tests.support import make_plan
 
 EDGE = st.integers(-(2**31), 2**31 - 1) | st.integers(-3, 12)
@@ -67,6 +68,22 @@ def test_label_weight_of_one_pixel_in_a_large_image_is_not_lost():
     plan = make_plan([0], [1.0], [[0, 0, 1, 1]], 2048, 2048)
     assert plan.label_weight.item() == pytest.approx(1 - 2.0**-22, abs=2.0**-24)
     assert plan.label_weight.item() < 1
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3, 64])
+def test_a_plan_sent_in_one_transfer_arrives_whole(batch):
+    plan = sample_mix(batch, 9, 8, mixup_alpha=1.0, cutmix_alpha=1.0, seed=0, step=3)
+    fields = [plan.partner, plan.weight, plan.box]
+    sent = []
+
+    def move(data):
+        sent.append(data)
+        return data.clone()
+
+    for found, field in zip(_in_one(fields, move), fields, strict=True):
+        assert found.dtype == field.dtype
+        assert torch.equal(found, field)
+    assert [(len(data), data.dtype) for data in sent] == [(28 * batch, torch.uint8)]
 
 
 def test_a_plan_cannot_be_changed():

@@ -161,10 +161,10 @@ def test_label_weights_are_those_of_the_cpu_in_one_launch(batch):
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_mixed_loss_does_not_wait_for_the_gpu():
-    plan = plan_for(9, 16, 16, "cycle").to("cuda")
     logits, labels = torch.randn(9, 5, device="cuda"), torch.arange(9, device="cuda") % 5
     try:
         torch.cuda.set_sync_debug_mode("error")
+        plan = plan_for(9, 16, 16, "cycle").to("cuda")
         found = ops.mixed_cross_entropy(logits, labels, plan, smoothing=0.1)
     finally:
         torch.cuda.set_sync_debug_mode("default")

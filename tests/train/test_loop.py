@@ -244,9 +244,13 @@ def test_a_penalty_pulls_nothing_that_is_frozen(fit, tiny_model):
         assert moved == {"head.weight", "head.bias"}
 
 
-@pytest.mark.parametrize("value", [0.5, torch.ones(3), [1]], ids=["float", "vector", "list"])
-def test_a_penalty_of_another_type_is_refused(fit, value):
-    expected = r"strategy 'custom': penalty\(\) returned \w+; expected a 0-dim tensor"
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(0.5, "float"), (torch.ones(3), r"Tensor of shape \(3,\)"), ([1], "list")],
+    ids=["float", "vector", "list"],
+)
+def test_a_penalty_of_another_type_is_refused(fit, value, named):
+    expected = rf"strategy 'custom': penalty\(\) returned {named}; expected a 0-dim tensor"
     with pytest.raises(ftbench.FtbenchError, match=expected):
         fit(Custom(lambda model: value))
 
