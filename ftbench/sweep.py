@@ -131,11 +131,13 @@ def run_sweep(
     device_type = device.partition(":")[0]
     directory = Path(out)
     with store.Store(directory) as opened:
-        opened.write_text(store.SPEC, store.SPEC_HEADER + to_toml(spec))
         plan = make_plan(runs, opened.records(), retry, device_type=device_type)
-        progress.planned(plan)
         if plan.pending:
-            ops.implementation()  # compiles on first use: before the clock of any run starts
+            # Compiles on first use: before the clock of any run starts. And what the environment
+            # asks for in vain is said before a plan is.
+            ops.implementation()
+        opened.write_text(store.SPEC, store.SPEC_HEADER + to_toml(spec))
+        progress.planned(plan)
         try:
             for record in _records(plan.pending, opened, catalogue, device, spec, progress):
                 opened.append(record)

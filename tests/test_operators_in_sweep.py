@@ -11,7 +11,7 @@ from ftbench.ops import backend
 @pytest.fixture
 def sweep(tiny, tmp_path, monkeypatch):
     def run(name):
-        monkeypatch.setenv("FTBENCH_OPS", "reference" if name == "reference" else "")
+        monkeypatch.setenv("FTBENCH_OPS", "" if name == "compiled" else name)
         backend.choose_again()
         if name == "compiled" and ops.implementation().name != name:
             pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
@@ -45,3 +45,9 @@ def test_a_sweep_by_the_reference_and_one_compiled_give_the_same_table(sweep):
         )
         # Thirty steps carry a rounding of the first a little further.
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=score)
+
+
+def test_operators_that_cannot_be_had_are_named_before_a_plan_is_made(sweep, tmp_path):
+    with pytest.raises(ftbench.FtbenchError, match="FTBENCH_OPS is 'fast'; expected reference or"):
+        sweep("fast")
+    assert not (tmp_path / "fast" / "spec.toml").exists()

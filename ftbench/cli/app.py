@@ -96,7 +96,7 @@ def sweep(
 
 @app.command()
 def table(
-    directory: Directory,
+    directory: Directory = DEFAULT_OUT,
     format_name: Annotated[
         str | None,
         typer.Option(
@@ -117,7 +117,7 @@ def table(
 
 @app.command()
 def status(
-    directory: Directory,
+    directory: Directory = DEFAULT_OUT,
     spec: Annotated[
         Path | None,
         typer.Argument(metavar="SPEC.toml", help="The plan; default: DIR/spec.toml."),

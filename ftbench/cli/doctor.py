@@ -19,7 +19,12 @@ def show(*, build_first: bool) -> int:
     problem = _disagreement(serving)
     for name, text in _lines(serving):
         typer.echo(f"{name:<12} {text}")
-    typer.echo(f"{'check':<12} {problem or 'mixing and penalties agree with plain torch'}")
+    agreement = (
+        "nothing to compare: plain torch itself serves"
+        if serving.operators is None
+        else "mixing and penalties agree with plain torch"
+    )
+    typer.echo(f"{'check':<12} {problem or agreement}")
     typer.echo(f"{'faster':<12} {_advice(serving)}")
     return 1 if problem else 0
 

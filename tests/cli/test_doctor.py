@@ -45,6 +45,7 @@ def test_the_reference_comes_with_its_reason_and_how_to_get_more(doctor):
     found = lines(doctor(serving=serving))
     assert found["operators"] == "reference: no C++ compiler was found"
     assert found["CPU"].endswith("plain torch")
+    assert found["check"] == "nothing to compare: plain torch itself serves"
     assert found["faster"] == "install g++, then run ftbench again"
 
 

@@ -17,6 +17,18 @@ def test_status_counts_runs_per_status_and_attempts(tiny_sweep, ftbench_command,
     )
 
 
+def test_the_directory_is_by_default_the_one_that_a_sweep_fills(
+    tiny_sweep, ftbench_command, tmp_path, monkeypatch
+):
+    tiny_sweep()
+    (tmp_path / "out").rename(tmp_path / "ftbench-results")
+    monkeypatch.chdir(tmp_path)
+    assert "ftbench-results: 1 runs, 1 attempts" in ftbench_command("status").out
+    named = ftbench_command("table", "ftbench-results")
+    assert named.code == 0
+    assert ftbench_command("table").out == named.out
+
+
 def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep(strategies="full,ewc")
     values = tomllib.loads((tmp_path / "out" / "spec.toml").read_text())
