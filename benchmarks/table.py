@@ -92,7 +92,7 @@ def table(report: Mapping[str, Any]) -> str:
     cases = _cases(report["benchmarks"])
     rows = [row for case in cases for row in _case_rows(case)]
     machine = report["machine_info"]["ftbench"]
-    return "\n".join([*_aligned([_HEAD, *rows]), "", *_notes(cases, machine)]) + "\n"
+    return "\n".join([*aligned([_HEAD, *rows]), "", *_notes(cases, machine)]) + "\n"
 
 
 def _cases(benchmarks: Sequence[Mapping[str, Any]]) -> list[Measured]:
@@ -173,7 +173,10 @@ def _bandwidth(case: Measured, ours: Timing | None) -> tuple[str, str]:
     bandwidth = floor * case.facts["values"] / ours.seconds
     share = floor / _COPY_BYTES_PER_VALUE / copy.times
     mark = "" if target is None else _mark(share < target, f"{target:.0%}")
-    return f"{bandwidth / 1e9:.1f}", f"{share:.0%}{mark}"
+    text = f"{share:.0%}"
+    if target is not None and share < target and text == f"{target:.0%}":
+        text = f"just under {text}"
+    return f"{bandwidth / 1e9:.1f}", f"{text}{mark}"
 
 
 def _ratio(
@@ -183,13 +186,16 @@ def _ratio(
     if theirs is None or to not in theirs.beside:
         return _NOT_MEASURED
     ratio = theirs.beside[to].times
+    text = f"{_three_digits(ratio)}×"
     if target is None:
-        return f"{_three_digits(ratio)}×"
+        return text
     if ratio >= target:
-        return f"{_three_digits(ratio)}× (target {target:g}×)"
+        return f"{text} (target {target:g}×)"
+    if _three_digits(ratio) == _three_digits(target):
+        text = f"just under {target:g}×"
     reachable = target if floor_share is None else ratio / floor_share
     limit = "" if reachable >= target else f", floor {_three_digits(reachable)}×"
-    return f"{_three_digits(ratio)}× (short of {target:g}×{limit})"
+    return f"{text} (short of {target:g}×{limit})"
 
 
 def _mark(short: bool, target: str) -> str:
@@ -219,7 +225,7 @@ def _three_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield Markdown's lines of ``rows``, the first their head; numbers stand to the right."""
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 

@@ -1,14 +1,17 @@
 """What `make bench` prints, and how it measures."""
 
+import os
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import timing
+from benchmarks import end_to_end, timing
 from benchmarks.cases import PenaltyCase
 from benchmarks.table import table
 from benchmarks.timing import Budget, Timed, measure
+from ftbench import ops
+from ftbench.ops import backend
 
 # Milliseconds of a contender's variants, and of ours beside it: memory may have been slower then.
 MEASURED = {
@@ -97,6 +100,13 @@ def test_what_falls_short_of_the_copy_is_said():
     assert without["a loop"][3] == "6.00× (short of 18×, floor 7.50×)"
 
 
+def test_what_is_short_by_less_than_is_printed_is_said_to_be():
+    share = rows(table(report(bytes_per_value=8, copy_share_target=0.8004)))["**L2-SP**"][2]
+    assert share == "just under 80% (short of 80%)"
+    peers = [{"name": "loop", "title": "a loop", "target": 6.0 + 1e-9}]
+    assert rows(table(report(peers=peers)))["a loop"][3].startswith("just under 6× (short of 6×")
+
+
 def test_what_was_not_measured_is_a_dash_and_named():
     text = table(report(without=("foreach", "floor")))
     found = rows(text)
@@ -180,3 +190,35 @@ def test_short_calls_are_timed_by_many(clock):
     found = measured(Budget(0.01), take, {"ours": take})
     assert found["calls"] == 512  # the first power of two that makes half a millisecond
     assert found["beside"]["ours"]["seconds"] == pytest.approx(1e-6)
+
+
+def test_what_the_operators_are_worth_is_a_share_of_the_whole():
+    timed = {
+        "compiled": {"all": 2.0, "mix": 0.001},
+        "reference": {"all": 2.5, "mix": 0.011},
+    }
+    found = list(end_to_end.rows_of("a step", {"mix": "of which mixing"}, timed))
+    cells = rows(end_to_end.table(found, {"processor": "one"}))
+    assert cells["a step"] == ["2.000 s", "2.500 s", "500.0 ms", "20.0%"]
+    assert cells["of which mixing"] == ["1.0 ms", "11.0 ms", "10.0 ms", "0.4%"]
+
+
+def test_both_implementations_take_turns_and_what_served_before_serves_again(monkeypatch):
+    if ops.implementation().name != "compiled":
+        pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
+    monkeypatch.setenv("FTBENCH_OPS", "reference")
+    backend.choose_again()
+    served = []
+
+    def measured():
+        served.append(ops.implementation().name)
+        return {"all": float(len(served))}
+
+    try:
+        found = end_to_end.medians_of_turns(measured, 3)
+        assert served == ["compiled", "reference"] * 3
+        assert found == {"compiled": {"all": 3.0}, "reference": {"all": 4.0}}
+        assert ops.implementation().name == os.environ["FTBENCH_OPS"] == "reference"
+    finally:
+        monkeypatch.undo()
+        backend.choose_again()

@@ -1,0 +1,217 @@
+"""What the operators are worth in a training: a step of ResNet-50, runs of the embedded benchmark.
+
+``python -m benchmarks.end_to_end`` prints a table of both, with the compiled operators and with
+plain torch, which take turns; ``--write`` keeps it in benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import default_name, describe, slug
+from benchmarks.table import aligned
+from benchmarks.timing import synchronized_clock
+from ftbench import ops
+from ftbench.config import SweepSpec
+from ftbench.ops import backend
+from ftbench.plugins import load_catalogue
+from ftbench.run import run_one
+from ftbench.sweep import expand
+
+_RESULTS = Path(__file__).parent / "results"
+_IMPLEMENTATIONS = ("compiled", "reference")
+_HEAD = ("", "compiled", "plain torch", "saved", "of all")
+_RUNS: Mapping[str, dict[str, Any]] = {
+    "l2sp": {},
+    "ewc": {},
+    "full": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+}
+
+Seconds = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What took so long with either implementation: a part of something, or all of it."""
+
+    title: str
+    compiled: float
+    plain: float
+    whole: float  # all of it, in plain torch
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and keep the table where asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results")
+    parser.add_argument("--name", help="of the table's file; default: the CPU's or GPU's model")
+    parser.add_argument("--turns", type=int, default=5, help="of both implementations")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it work?")
+    options = parser.parse_args(arguments)
+    if options.write and options.quick:
+        parser.error("--write keeps whole measurements; --quick is for trying things out")
+    rows = [
+        *_step_rows(options.device, options.turns, quick=options.quick),
+        *_run_rows(options.device, options.turns, quick=options.quick),
+    ]
+    text = table(rows, describe(options.device)["lines"])
+    sys.stdout.write(text)
+    if options.write:
+        name = slug(options.name) if options.name else default_name(options.device)
+        path = _RESULTS / f"{name}-end-to-end.md"
+        path.write_text(text, encoding="utf-8")
+        sys.stderr.write(f"written: {path.relative_to(_RESULTS.parent.parent)}\n")
+    return 0
+
+
+def table(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
+    """Return the rows and what machine they are of as Markdown."""
+    lines = [
+        (
+            row.title,
+            _duration(row.compiled),
+            _duration(row.plain),
+            _duration(row.plain - row.compiled),
+            f"{(row.plain - row.compiled) / row.whole:.1%}",
+        )
+        for row in rows
+    ]
+    notes = [
+        "- medians of turns that the two implementations took; 'of all' is the share of the whole "
+        "step or run in plain torch that is saved",
+        *(f"- {name}: {line}" for name, line in machine.items()),
+    ]
+    return "\n".join([*aligned([_HEAD, *lines]), "", *notes]) + "\n"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3f} s" if abs(seconds) >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[None]:
+    """Let this implementation serve; FtbenchError where it cannot be had."""
+    before = os.environ.get("FTBENCH_OPS")
+    os.environ["FTBENCH_OPS"] = name
+    backend.choose_again()
+    try:
+        backend.implementation()
+        yield
+    finally:
+        if before is None:
+            del os.environ["FTBENCH_OPS"]
+        else:
+            os.environ["FTBENCH_OPS"] = before
+        backend.choose_again()
+
+
+def medians_of_turns(measure: Callable[[], Seconds], turns: int) -> dict[str, dict[str, float]]:
+    """Return the median of each of the seconds measured, by implementation."""
+    found: dict[str, list[Seconds]] = {name: [] for name in _IMPLEMENTATIONS}
+    for _ in range(turns):
+        for name in _IMPLEMENTATIONS:
+            with serving(name):
+                found[name].append(measure())
+    return {
+        name: {part: statistics.median(each[part] for each in turns_of) for part in turns_of[0]}
+        for name, turns_of in found.items()
+    }
+
+
+def rows_of(
+    whole: str, parts: Mapping[str, str], found: Mapping[str, Mapping[str, float]]
+) -> Iterator[Row]:
+    """Yield the rows of something and of its parts, timed by implementation."""
+    compiled, plain = (found[name] for name in _IMPLEMENTATIONS)
+    for key, title in {"all": whole, **parts}.items():
+        yield Row(title, compiled[key], plain[key], plain["all"])
+
+
+def _step_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
+    batch, side = (2, 64) if quick else (16, 224)
+    step = _Step(device, batch, side)
+    parts = {"mix": "of which CutMix and mixup", "penalty": "of which L2-SP"}
+    title = f"a step of ResNet-50, {batch}×3×{side}×{side}, mixed, L2-SP"
+    yield from rows_of(title, parts, medians_of_turns(step, turns))
+
+
+class _Step:
+    """Training steps of ResNet-50 with mixing and an L2-SP penalty, in parts."""
+
+    def __init__(self, device: str, batch: int, side: int) -> None:
+        from torchvision.models import resnet50
+
+        torch.manual_seed(0)
+        self._clock = time.perf_counter if device == "cpu" else synchronized_clock
+        self._model: nn.Module = resnet50(num_classes=100).to(device)
+        self._images = torch.rand(batch, 3, side, side, device=device)
+        self._labels = torch.randint(100, (batch,), device=device)
+        self._kept = torch.empty_like(self._images)
+        parameters = list(self._model.parameters())
+        anchors = [parameter.detach().clone() for parameter in parameters]
+        self._penalty = ops.QuadraticPenalty(parameters, anchors, [0.01] * len(parameters))
+        self._optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
+        self._steps = 0
+
+    def __call__(self) -> Seconds:
+        """Return the seconds of a step and of its parts, after one that is not timed."""
+        self._step()
+        return self._step()
+
+    def _step(self) -> Seconds:
+        self._steps += 1
+        start = self._clock()
+        batch, _, height, width = self._images.shape
+        plan = ops.sample_mix(
+            batch, height, width, mixup_alpha=0.8, cutmix_alpha=1.0, seed=0, step=self._steps
+        ).to(self._images.device)
+        mixed = ops.mix(self._images, plan, out=self._kept)
+        after_mix = self._clock()
+        logits: Tensor = self._model(mixed)
+        self._optimizer.zero_grad(set_to_none=True)
+        ops.mixed_cross_entropy(logits, self._labels, plan).backward()
+        before_penalty = self._clock()
+        self._penalty.add_gradient_()
+        after_penalty = self._clock()
+        self._optimizer.step()
+        end = self._clock()
+        return {
+            "all": end - start,
+            "mix": after_mix - start,
+            "penalty": after_penalty - before_penalty,
+        }
+
+
+def _run_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
+    catalogue = load_catalogue()
+    for strategy, recipe in _RUNS.items():
+        values = {**recipe, **({"steps": 3} if quick else {})}
+        spec = SweepSpec(strategies=(strategy,), sizes=(400,), seeds=(0,), recipe=values)
+        (run,) = expand(spec, catalogue)
+
+        def measure(run: Any = run) -> Seconds:
+            record = run_one(run, catalogue, device=device)
+            if record.status != "ok":
+                raise RuntimeError(f"{record.status}: {record.message}")
+            return {"all": record.costs["train_seconds"] or 0.0}
+
+        words = f"{strategy}, mixed" if recipe else strategy
+        title = f"a run of the embedded benchmark, 400 labels: {words}"
+        yield from rows_of(title, {}, medians_of_turns(measure, turns))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
