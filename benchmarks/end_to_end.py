@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import statistics
 import sys
 import time
@@ -32,7 +33,7 @@ from ftbench.sweep import expand
 
 _RESULTS = Path(__file__).parent / "results"
 _IMPLEMENTATIONS = ("compiled", "reference")
-_HEAD = ("", "compiled", "plain torch", "saved", "of all")
+_HEAD = ("", "compiled", "plain torch", "saved (half of the turns)", "of all")
 _RUNS: Mapping[str, dict[str, Any]] = {
     "l2sp": {},
     "ewc": {},
@@ -47,9 +48,14 @@ class Row:
     """What took so long with either implementation: a part of something, or all of it."""
 
     title: str
-    compiled: float
-    plain: float
-    whole: float  # all of it, in plain torch
+    compiled: Sequence[float]  # seconds, turn by turn
+    plain: Sequence[float]
+    whole: Sequence[float]  # all of it, in plain torch
+
+    def saved(self) -> list[float]:
+        """Return the quartiles of what each turn saved."""
+        differences = [p - c for p, c in zip(self.plain, self.compiled, strict=True)]
+        return statistics.quantiles(differences, n=4, method="inclusive")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/results")
     parser.add_argument("--name", help="of the table's file; default: the CPU's or GPU's model")
-    parser.add_argument("--turns", type=int, default=5, help="of both implementations")
+    parser.add_argument("--turns", type=int, default=7, help="of both implementations")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it work?")
     options = parser.parse_args(arguments)
     if options.write and options.quick:
@@ -79,22 +85,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
     """Return the rows and what machine they are of as Markdown."""
-    lines = [
-        (
-            row.title,
-            _duration(row.compiled),
-            _duration(row.plain),
-            _duration(row.plain - row.compiled),
-            f"{(row.plain - row.compiled) / row.whole:.1%}",
-        )
-        for row in rows
-    ]
     notes = [
-        "- medians of turns that the two implementations took; 'of all' is the share of the whole "
-        "step or run in plain torch that is saved",
+        "- medians of turns that the two implementations took, in an order drawn at random; saved: "
+        "of a turn's two times, in brackets what half of the turns lie between; of all: the share "
+        "of the whole step or run in plain torch that is saved, none where the brackets hold zero",
         *(f"- {name}: {line}" for name, line in machine.items()),
     ]
-    return "\n".join([*aligned([_HEAD, *lines]), "", *notes]) + "\n"
+    return "\n".join([*aligned([_HEAD, *map(_cells, rows)]), "", *notes]) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    low, middle, high = row.saved()
+    share = middle / statistics.median(row.whole)
+    return (
+        row.title,
+        _duration(statistics.median(row.compiled)),
+        _duration(statistics.median(row.plain)),
+        f"{_duration(middle)} ({_duration(low)} to {_duration(high)})",
+        "none" if low <= 0 <= high else f"{share:.1%}",
+    )
 
 
 def _duration(seconds: float) -> str:
@@ -118,26 +127,25 @@ def serving(name: str) -> Iterator[None]:
         backend.choose_again()
 
 
-def medians_of_turns(measure: Callable[[], Seconds], turns: int) -> dict[str, dict[str, float]]:
-    """Return the median of each of the seconds measured, by implementation."""
+def take_turns(measure: Callable[[], Seconds], turns: int) -> dict[str, list[Seconds]]:
+    """Return what was measured in each turn, by implementation."""
     found: dict[str, list[Seconds]] = {name: [] for name in _IMPLEMENTATIONS}
+    order = random.Random(0)
     for _ in range(turns):
-        for name in _IMPLEMENTATIONS:
+        for name in order.sample(_IMPLEMENTATIONS, len(_IMPLEMENTATIONS)):
             with serving(name):
                 found[name].append(measure())
-    return {
-        name: {part: statistics.median(each[part] for each in turns_of) for part in turns_of[0]}
-        for name, turns_of in found.items()
-    }
+    return found
 
 
 def rows_of(
-    whole: str, parts: Mapping[str, str], found: Mapping[str, Mapping[str, float]]
+    whole: str, parts: Mapping[str, str], found: Mapping[str, Sequence[Seconds]]
 ) -> Iterator[Row]:
     """Yield the rows of something and of its parts, timed by implementation."""
     compiled, plain = (found[name] for name in _IMPLEMENTATIONS)
     for key, title in {"all": whole, **parts}.items():
-        yield Row(title, compiled[key], plain[key], plain["all"])
+        times = ([turn[key] for turn in each] for each in (compiled, plain))
+        yield Row(title, *times, whole=[turn["all"] for turn in plain])
 
 
 def _step_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
@@ -145,7 +153,7 @@ def _step_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
     step = _Step(device, batch, side)
     parts = {"mix": "of which CutMix and mixup", "penalty": "of which L2-SP"}
     title = f"a step of ResNet-50, {batch}×3×{side}×{side}, mixed, L2-SP"
-    yield from rows_of(title, parts, medians_of_turns(step, turns))
+    yield from rows_of(title, parts, take_turns(step, turns))
 
 
 class _Step:
@@ -210,7 +218,7 @@ def _run_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
 
         words = f"{strategy}, mixed" if recipe else strategy
         title = f"a run of the embedded benchmark, 400 labels: {words}"
-        yield from rows_of(title, {}, medians_of_turns(measure, turns))
+        yield from rows_of(title, {}, take_turns(measure, turns))
 
 
 if __name__ == "__main__":
