@@ -21,13 +21,9 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   const c10::cuda::CUDAGuard guard(images.device());
   MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
-  if (call.mix.in_place() && call.mix.batch > kMostImagesInSlab) {
-    // Not even the smallest slice of so many images fits where the threads share it.
-    call.source = call.source.clone();
-    call.mix.images = call.source.const_data_ptr();
-  }
+  call.fit_gpu();
   const Normalization norm = normalization_of(call.mix);
-  C10_CUDA_CHECK(launch_mix(call.mix, norm, c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(gpu::launch_mix(call.mix, norm, c10::cuda::getCurrentCUDAStream()));
   call.finish(out);
 }
 
@@ -35,10 +31,9 @@ Tensor label_weight(const Tensor& weight, const Tensor& box, int64_t height, int
   const c10::cuda::CUDAGuard guard(weight.device());
   const LabelCall call(weight, box, height, width);
   if (call.out.numel() == 0) return call.out;
-  C10_CUDA_CHECK(launch_label_weight(call.weight.const_data_ptr<float>(),
-                                     call.box.const_data_ptr<int32_t>(), call.out.numel(), height,
-                                     width, call.out.mutable_data_ptr<float>(),
-                                     c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(gpu::launch_label_weight(
+      call.weight.const_data_ptr<float>(), call.box.const_data_ptr<int32_t>(), call.out.numel(),
+      height, width, call.out.mutable_data_ptr<float>(), c10::cuda::getCurrentCUDAStream()));
   return call.out;
 }
 
@@ -47,24 +42,13 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(parameters));
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  const int64_t groups = call.blocks() * kGroupsPerBlock;
   Tensor value = call.empty_value(parameters);
-  const Tensor partials = at::empty({groups}, value.options().dtype(at::kDouble));
-  double* next = partials.mutable_data_ptr<double>();
-  const int64_t count = static_cast<int64_t>(call.terms.size());
-  for (int64_t first = 0; first < count; first += kTermsPerLaunch) {
-    TermTable table;
-    table.count = std::min<int64_t>(kTermsPerLaunch, count - first);
-    for (int64_t i = 0; i < table.count; ++i) table.terms[i] = call.terms[first + i];
-    for (int64_t i = 0; i <= table.count; ++i) {
-      table.starts[i] = call.starts[first + i] - call.starts[first];
-    }
-    C10_CUDA_CHECK(launch_penalty(table, scale, next, stream));
-    next += table.starts[table.count] * kGroupsPerBlock;
-  }
-  C10_CUDA_CHECK(launch_total(partials.const_data_ptr<double>(), groups, value.mutable_data_ptr(),
-                              call.in_double, stream));
+  const Tensor partials =
+      at::empty({call.blocks() * kGroupsPerBlock}, value.options().dtype(at::kDouble));
+  C10_CUDA_CHECK(gpu::launch_penalty(
+      call.terms.data(), call.starts.data(), static_cast<int64_t>(call.terms.size()), scale,
+      partials.mutable_data_ptr<double>(), value.mutable_data_ptr(), call.in_double,
+      c10::cuda::getCurrentCUDAStream()));
   call.finish(gradients);
   return value;
 }

@@ -110,10 +110,14 @@ Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors& an
 // For tests: what the GPU's threads would do, done by the CPU.
 void mix_as_gpu_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
                      const Tensor& box, Numbers mean, Numbers std, Tensor& out) {
-  const MixCall call(images, partner, weight, box, mean, std, out);
+  MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
-  mix_as_gpu(call.mix);
+  mix_as_gpu(call);
   call.finish(out);
+}
+
+Tensor label_weight_as_gpu(const Tensor& weight, const Tensor& box, int64_t height, int64_t width) {
+  return label_weight_as_gpu(LabelCall(weight, box, height, width));
 }
 
 double add_quadratic_gradient_as_gpu_(at::TensorList parameters, const OptionalTensors& anchors,
@@ -143,6 +147,7 @@ TORCH_LIBRARY(ftbench, m) {
   define("quadratic_value(" + terms + ") -> Tensor");
   define("add_quadratic_gradient_(" + terms + ", " + trained + ") -> Tensor");
   define("mix_as_gpu_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
+  define("label_weight_as_gpu(Tensor weight, Tensor box, int height, int width) -> Tensor");
   define("add_quadratic_gradient_as_gpu_(" + terms + ", " + trained + ") -> float");
 }
 
@@ -154,6 +159,9 @@ TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
   m.impl("mix_as_gpu_into", mix_as_gpu_into);
+  m.impl("label_weight_as_gpu",
+         static_cast<Tensor (*)(const Tensor&, const Tensor&, int64_t, int64_t)>(
+             label_weight_as_gpu));
   m.impl("add_quadratic_gradient_as_gpu_", add_quadratic_gradient_as_gpu_);
 }
 

@@ -26,6 +26,8 @@ struct MixCall {
           const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
           const at::Tensor& out);
   MixCall(const MixCall&) = delete;
+  // Mixes apart what is in place, but more images than the smallest of slabs has room for.
+  void fit_gpu();
   // Copies to `out` what could not be written there at once, and tells autograd of the change.
   void finish(const at::Tensor& out) const;
 
@@ -63,6 +65,7 @@ at::Tensor mix_new(const at::Tensor& images, const at::Tensor& partner, const at
 Normalization normalization_of(const Mix& mix);
 void mix_on_cpu(const Mix& mix);
 // What the GPU would do, done by the CPU: for tests.
-void mix_as_gpu(const Mix& mix);
+void mix_as_gpu(MixCall& call);
+at::Tensor label_weight_as_gpu(const LabelCall& call);
 
 }  // namespace ftbench

@@ -1,7 +1,7 @@
 // Mixing on the GPU: the launches; what each thread does is in program.h.
 #include "../cuda.h"
 
-namespace ftbench {
+namespace ftbench::FTBENCH_GPU {
 namespace {
 
 template <class In, class Out, int kSize>
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalizati
 template <class T, int kSize>
 __global__ void __launch_bounds__(kSlabThreads)
     mix_slab_in_place(Mix mix, Normalization norm, Slabs slabs) {
-  extern __shared__ uint4 shared[];
+  FTBENCH_DYNAMIC_SHARED(uint4, shared);
   auto* recipes = reinterpret_cast<Recipe*>(shared);
   const Slab<T, kSize> slab{recipes, reinterpret_cast<Pack<T, kSize>*>(recipes + slabs.batch)};
   read_slab(mix, slabs, blockIdx.x, threadIdx.x, slab);
@@ -46,30 +46,24 @@ struct Launch {
   template <class In, class Out, int kSize>
   cudaError_t groups() const {
     const Cut cut = cut_batch(mix, packs_of<kSize>(mix));
-    const unsigned grid = static_cast<unsigned>(blocks_of(cut));
-    mix_groups<In, Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm, cut);
-    return cudaGetLastError();
+    return launch(mix_groups<In, Out, kSize>, blocks_of(cut), kThreads, 0, stream, mix, norm, cut);
   }
   template <class Out, int kSize>
   cudaError_t triples() const {
     const Cut cut = cut_batch(mix, mix.pixels() / kSize);
-    const unsigned grid = static_cast<unsigned>(blocks_of(cut));
-    mix_all_triples<Out, kSize><<<grid, kThreads, 0, stream>>>(mix, norm, cut);
-    return cudaGetLastError();
+    return launch(mix_all_triples<Out, kSize>, blocks_of(cut), kThreads, 0, stream, mix, norm, cut);
   }
   template <class T, int kSize>
   cudaError_t in_place() const {
     const Slabs slabs = cut_slabs<T, kSize>(mix);
     const auto kernel = mix_slab_in_place<T, kSize>;
-    const size_t bytes =
-        slabs.batch * (sizeof(Recipe) + slabs.slice_packs * sizeof(Pack<T, kSize>));
     // More than what every kernel may have, 48 KiB, must be asked for.
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostSlabBytes));
     if (error != cudaSuccess) return error;
-    const unsigned grid = static_cast<unsigned>(slabs.count);
-    kernel<<<grid, kSlabThreads, bytes, stream>>>(mix, norm, slabs);
-    return cudaGetLastError();
+    const size_t bytes =
+        slabs.batch * (sizeof(Recipe) + slabs.slice_packs * sizeof(Pack<T, kSize>));
+    return launch(kernel, slabs.count, kSlabThreads, bytes, stream, mix, norm, slabs);
   }
 };
 
@@ -77,13 +71,12 @@ struct Launch {
 
 cudaError_t launch_label_weight(const float* weight, const int32_t* box, int64_t batch,
                                 int64_t height, int64_t width, float* out, cudaStream_t stream) {
-  const unsigned grid = static_cast<unsigned>((batch + kThreads - 1) / kThreads);
-  label_weights<<<grid, kThreads, 0, stream>>>(weight, box, batch, height, width, out);
-  return cudaGetLastError();
+  return launch(label_weights, (batch + kThreads - 1) / kThreads, kThreads, 0, stream, weight, box,
+                batch, height, width, out);
 }
 
 cudaError_t launch_mix(const Mix& mix, const Normalization& norm, cudaStream_t stream) {
   return dispatch(mix, Launch{mix, norm, stream});
 }
 
-}  // namespace ftbench
+}  // namespace ftbench::FTBENCH_GPU

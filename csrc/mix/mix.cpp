@@ -192,6 +192,12 @@ void MixCall::bind(const at::Tensor& images, const at::Tensor& out) {
   if (mix.channels == 1 || mix.pixels() == 1) mix.images_last = mix.out_last = false;
 }
 
+void MixCall::fit_gpu() {
+  if (!mix.in_place() || mix.batch <= kMostImagesInSlab) return;
+  source = source.clone();
+  mix.images = source.const_data_ptr();
+}
+
 void MixCall::finish(const at::Tensor& out) const {
   if (!target.is_same(out)) {
     out.copy_(target);
@@ -203,47 +209,6 @@ void MixCall::finish(const at::Tensor& out) const {
 namespace {
 
 constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
-
-// The GPU's programs on the CPU: block after block, and in it thread after thread, all of them as
-// far as the next place where a GPU's wait for each other.
-struct OneByOne {
-  const Mix& mix;
-  const Normalization& norm;
-
-  template <class In, class Out, int kSize>
-  bool groups() const {
-    return each_block(cut_batch(mix, packs_of<kSize>(mix)), mix_group<In, Out, kSize>);
-  }
-  template <class Out, int kSize>
-  bool triples() const {
-    return each_block(cut_batch(mix, mix.pixels() / kSize), mix_triples<Out, kSize>);
-  }
-  template <class T, int kSize>
-  bool in_place() const {
-    const Slabs slabs = cut_slabs<T, kSize>(mix);
-    std::vector<Recipe> recipes(slabs.batch);
-    std::vector<Pack<T, kSize>> values(slabs.batch * slabs.slice_packs);
-    const Slab<T, kSize> slab{recipes.data(), values.data()};
-    for (int64_t slice = 0; slice < slabs.count; ++slice) {
-      for (int i = 0; i < kSlabThreads; ++i) read_slab(mix, slabs, slice, i, slab);
-      for (int i = 0; i < kSlabThreads; ++i) write_slab(mix, norm, slabs, slice, i, slab);
-    }
-    return true;
-  }
-
- private:
-  template <class Program>
-  bool each_block(const Cut& cut, const Program& program) const {
-    for (uint32_t block = 0; block < blocks_of(cut); ++block) {
-      Group group;
-      for (int thread = 0; thread < kThreads; ++thread) prepare(mix, cut, block, thread, group);
-      for (int thread = 0; thread < kThreads; ++thread) {
-        program(mix, norm, cut, group, block, thread);
-      }
-    }
-    return true;
-  }
-};
 
 }  // namespace
 
@@ -277,11 +242,6 @@ void mix_on_cpu(const Mix& mix) {
   const int64_t shares = tiles.count * mix.batch / apart;
   if (threads == 1) return run(0, shares);
   at::parallel_for(0, shares, 1, run);
-}
-
-void mix_as_gpu(const Mix& mix) {
-  const Normalization norm = normalization_of(mix);
-  dispatch(mix, OneByOne{mix, norm});
 }
 
 }  // namespace ftbench

@@ -1,5 +1,5 @@
-// What one GPU thread does when a batch is mixed. The GPU runs it in mix/cuda.cu; tests run it on
-// the CPU (mix_as_gpu in mix.cpp), thread after thread.
+// What one GPU thread does when a batch is mixed: the kernels in mix/cuda.cu, which tests run on the
+// CPU as well (emulated/).
 #pragma once
 
 #include <c10/util/BFloat16.h>

@@ -202,16 +202,4 @@ double penalty_on_cpu(const PenaltyCall& call, double scale) {
   return 0.5 * sum;
 }
 
-double penalty_as_gpu(const PenaltyCall& call, double scale) {
-  double sum = 0.0;
-  for (const Term& term : call.terms) {
-    for (int64_t i = 0; i < blocks_of(term.size) * kGroupsPerBlock * kPenaltyThreads; ++i) {
-      const int64_t group = i / kPenaltyThreads;
-      sum += add_group_part(term, group / kGroupsPerBlock, group % kGroupsPerBlock,
-                            static_cast<int>(i % kPenaltyThreads), scale);
-    }
-  }
-  return 0.5 * sum;
-}
-
 }  // namespace ftbench

@@ -1,5 +1,5 @@
-// What one GPU thread does for a quadratic penalty. The GPU runs it in penalty/cuda.cu; tests run
-// it on the CPU (penalty_as_gpu in penalty.cpp), thread after thread.
+// What one GPU thread does for a quadratic penalty: the kernels in penalty/cuda.cu, which tests run
+// on the CPU as well (emulated/).
 #pragma once
 
 #include <c10/util/BFloat16.h>

@@ -1,7 +1,8 @@
-"""What each thread of a GPU does, done by the CPU: the numbers of the CPU's own kernels.
+"""The GPU's kernels and their launches, done by the CPU: the numbers of the CPU's own kernels.
 
-The programs are one source for both compilers, so that their indices, boxes and arithmetic are
-tested without a GPU. test_on_gpu.py tests what this cannot: launches, streams and memory.
+csrc/emulated compiles the same files for the CPU, where the threads of a block wait for each other
+as a GPU's do, so that grids, shared memory, indices, boxes and arithmetic are tested without one.
+test_on_gpu.py tests what this cannot: streams, the GPU's memory and its compiler.
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftbench.ops import sample_mix
 from tests.ops.cases import (
     DENSE,
     FLOATS,
@@ -126,6 +128,25 @@ def test_every_size_about_a_pack_is_mixed_at_every_alignment(source, dtype, offs
                 assert out.untouched_outside()
 
 
+# A block has 256 packs of eight images: here the last has some of either.
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("source", [*FLOATS, torch.uint8])
+def test_the_last_of_many_blocks_is_mixed(source, dtype):
+    values = draw_values((13, 3, 52, 48), source, 0)
+    box = [[i, 2 * i, 52 - i, 48] for i in range(13)]
+    plan = make_plan([(3 * i + 5) % 13 for i in range(13)], [0.3] * 13, box, 52, 48)
+    for layout in DENSE:
+        images = in_memory(values, layout).tensor
+        if source == torch.uint8:
+            images = values.permute(0, 2, 3, 1).contiguous()
+        expected = referenced(images, plan, dtype)
+        for out_layout in DENSE:
+            out = out_memory(expected.shape, dtype, out_layout)
+            OPERATORS.mix_as_gpu_into(*arguments(images, plan), out.tensor)
+            assert same_bits(out.tensor, expected)
+            assert out.untouched_outside()
+
+
 # In place the same slice of every image is held at once: from 256 bytes of few large images to 32
 # of many small ones.
 @pytest.mark.parametrize(
@@ -232,6 +253,28 @@ def test_penalties_without_anchor_or_gradient_are_right(size, dtype, anchored, o
     )
     gap = parameter.double() - (anchor.double() if anchored else 0)
     assert found == pytest.approx(0.25 * float(gap.square().sum()), rel=1e-6, abs=1e-30)
+
+
+def test_more_terms_than_a_launch_takes_are_added_by_several():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [1 + 7 * (i % 5) for i in range(400)]
+    sizes[383], sizes[384], sizes[399] = 20_000, 1, 70_000  # about the launches' ends
+    parameters = [torch.randn(size, generator=generator) for size in sizes]
+    anchors = [torch.randn(size, generator=generator) for size in sizes]
+    gradients = [torch.ones(size) for size in sizes]
+    case = parameters, anchors, [None] * 400, [0.1 + i for i in range(400)]
+    found = OPERATORS.add_quadratic_gradient_as_gpu_(*case, gradients, list(range(400)), 1.0)
+    expected = OPERATORS.quadratic_value([p.double() for p in parameters], *case[1:])
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+    for parameter, anchor, strength, gradient in zip(*case[:2], case[3], gradients, strict=True):
+        torch.testing.assert_close(gradient, 1 + strength * (parameter - anchor))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 255, 256, 257, 1000])
+def test_label_weights_have_the_bits_of_the_cpu(batch):
+    plan = sample_mix(batch, 31, 17, mixup_alpha=0.8, cutmix_alpha=1.0, seed=0, step=4)
+    found = OPERATORS.label_weight_as_gpu(plan.weight, plan.box, 31, 17)
+    assert torch.equal(found, OPERATORS.label_weight(plan.weight, plan.box, 31, 17))
 
 
 def test_a_channels_last_parameter_is_added_to_a_turned_gradient():
