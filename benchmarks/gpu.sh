@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go and under eight minutes: builds the operators, runs the
-# tests marked cuda, the benchmarks, whose table goes to benchmarks/results/, and compute-sanitizer on
-# small cases. Uses the Python that is there (PYTHON=python3.12 names another) and no network: torch,
+# tests marked cuda, compute-sanitizer on small cases, and the benchmarks, whose table goes to
+# benchmarks/results/. Uses the Python that is there (PYTHON=python3.12 names another) and no network: torch,
 # the packages of pyproject.toml, pytest, pytest-benchmark and torchvision must be installed; timm's
 # and kornia's rows need them.
 #
@@ -35,7 +35,7 @@ step() { # step NAME SECONDS COMMAND…: runs it, keeps its output, goes on when
 import importlib.util, sys
 import torch
 needed = ("setuptools", "ninja", "pydantic", "pluggy", "typer", "pandas", "pyarrow", "sklearn",
-          "filelock", "pytest", "pytest_benchmark", "torchvision")
+          "filelock", "tomli_w", "rich", "scipy", "safetensors", "pytest", "pytest_benchmark", "torchvision")
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"gpu.sh: this Python lacks {', '.join(missing)}")
@@ -48,11 +48,6 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 step build 180 "$PYTHON" setup.py --quiet egg_info build_ext --inplace
 step doctor 60 "$PYTHON" -m ftbench doctor
 step tests 150 "$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/ops/test_on_gpu.py tests/test_cuda.py
-touch "$LOGS/.before-bench"
-step bench 240 "$PYTHON" -m benchmarks --device cuda --write
-if [ -n "${RESULTS:-}" ]; then
-  find benchmarks/results -name '*.md' -newer "$LOGS/.before-bench" -exec cp {} "$RESULTS"/ \;
-fi
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 # Kernels of torch's own are not watched, but by initcheck, which must see what they write; nor are
 # the driver calls that torch tries and expects to fail.
@@ -60,9 +55,15 @@ for tool in memcheck racecheck initcheck; do
   only=(--kernel-name kns=ftbench)
   [ "$tool" != initcheck ] || only=()
   [ "$tool" != memcheck ] || only+=(--report-api-errors no)
-  step "$tool" 90 "$sanitizer" --tool "$tool" "${only[@]}" --error-exitcode 9 \
+  step "$tool" 60 "$sanitizer" --tool "$tool" "${only[@]}" --error-exitcode 9 \
     "$PYTHON" -m benchmarks.small_case
 done
+# Last, with all the time that is left: a table is written when everything has been measured.
+marker=$(mktemp)
+step bench "$DEADLINE" "$PYTHON" -m benchmarks --device cuda --write
+if [ -n "${RESULTS:-}" ]; then
+  find benchmarks/results -name '*.md' -newer "$marker" -exec cp {} "$RESULTS"/ \;
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
   echo "gpu.sh: failed: ${failed[*]} (logs in $LOGS)" >&2

@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 #define FTBENCH_GPU gpu
 #define FTBENCH_LARGE_ARGUMENT(Type) const __grid_constant__ Type
+#define FTBENCH_STATIC_SHARED(Type, name) __shared__ Type name
 #define FTBENCH_DYNAMIC_SHARED(Type, name) extern __shared__ Type name[]
 #endif
 

@@ -117,7 +117,7 @@ void mix_as_gpu_into(const Tensor& images, const Tensor& partner, const Tensor& 
 }
 
 Tensor label_weight_as_gpu(const Tensor& weight, const Tensor& box, int64_t height, int64_t width) {
-  return label_weight_as_gpu(LabelCall(weight, box, height, width));
+  return label_weights_as_gpu(LabelCall(weight, box, height, width));
 }
 
 double add_quadratic_gradient_as_gpu_(at::TensorList parameters, const OptionalTensors& anchors,
@@ -159,9 +159,7 @@ TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
   m.impl("mix_as_gpu_into", mix_as_gpu_into);
-  m.impl("label_weight_as_gpu",
-         static_cast<Tensor (*)(const Tensor&, const Tensor&, int64_t, int64_t)>(
-             label_weight_as_gpu));
+  m.impl("label_weight_as_gpu", label_weight_as_gpu);
   m.impl("add_quadratic_gradient_as_gpu_", add_quadratic_gradient_as_gpu_);
 }
 

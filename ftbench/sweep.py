@@ -130,13 +130,12 @@ def run_sweep(
     device = resolve_device(spec.device)
     device_type = device.partition(":")[0]
     directory = Path(out)
+    # Compiles on first use, so before the clock of any run starts; and what the environment asks
+    # for in vain is said before anything is planned or written.
+    ops.implementation()
     with store.Store(directory) as opened:
-        plan = make_plan(runs, opened.records(), retry, device_type=device_type)
-        if plan.pending:
-            # Compiles on first use: before the clock of any run starts. And what the environment
-            # asks for in vain is said before a plan is.
-            ops.implementation()
         opened.write_text(store.SPEC, store.SPEC_HEADER + to_toml(spec))
+        plan = make_plan(runs, opened.records(), retry, device_type=device_type)
         progress.planned(plan)
         try:
             for record in _records(plan.pending, opened, catalogue, device, spec, progress):

@@ -4,7 +4,7 @@
 #include "../mix/call.h"
 #include "../penalty/call.h"
 
-#if defined(__linux__)
+#if defined(__GLIBC__)
 
 #include <ucontext.h>
 
@@ -12,7 +12,9 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #define FTBENCH_EMULATED
@@ -24,6 +26,7 @@ namespace emulated {
 namespace {
 
 constexpr size_t kStackBytes = 65536;
+constexpr int kGarbage = 0xff;
 
 // Somewhere that the processor can be sent to. AddressSanitizer wants to be told.
 struct Context {
@@ -108,17 +111,20 @@ class Block {
 
 thread_local Block* Block::active = nullptr;
 thread_local std::unique_ptr<uint4[]> shared_bytes;
+thread_local std::vector<std::pair<void*, size_t>> forgotten;
 
 }  // namespace
 
 void __syncthreads() { Block::active->wait(); }
 void* dynamic_shared() { return shared_bytes.get(); }
+void forget_between_blocks(void* shared, size_t bytes) { forgotten.emplace_back(shared, bytes); }
 
 void run_blocks(int64_t grid, int threads, size_t bytes, const std::function<void()>& kernel) {
   Block block(threads, kernel);
   for (int64_t i = 0; i < grid; ++i) {
-    // New for each block: nothing that another left can be taken for its own.
     shared_bytes.reset(new uint4[(bytes + sizeof(uint4) - 1) / sizeof(uint4)]);
+    memset(shared_bytes.get(), kGarbage, bytes);
+    for (const auto& [shared, size] : forgotten) memset(shared, kGarbage, size);
     blockIdx.x = static_cast<unsigned>(i);
     block.run();
   }
@@ -143,8 +149,7 @@ double penalty_as_gpu(const PenaltyCall& call, double scale) {
   return value;
 }
 
-at::Tensor label_weight_as_gpu(const LabelCall& call) {
-  if (call.out.numel() == 0) return call.out;
+at::Tensor label_weights_as_gpu(const LabelCall& call) {
   const auto error = emulated::launch_label_weight(
       call.weight.const_data_ptr<float>(), call.box.const_data_ptr<int32_t>(), call.out.numel(),
       call.height, call.width, call.out.mutable_data_ptr<float>(), emulated::cudaStream_t{});
@@ -158,11 +163,11 @@ at::Tensor label_weight_as_gpu(const LabelCall& call) {
 
 namespace ftbench {
 
-constexpr char kMissing[] = "the GPU's kernels run on the CPU under Linux alone";
+constexpr char kMissing[] = "the GPU's kernels run on the CPU where glibc is";
 
 void mix_as_gpu(MixCall&) { TORCH_CHECK_NOT_IMPLEMENTED(false, kMissing); }
 double penalty_as_gpu(const PenaltyCall&, double) { TORCH_CHECK_NOT_IMPLEMENTED(false, kMissing); }
-at::Tensor label_weight_as_gpu(const LabelCall&) { TORCH_CHECK_NOT_IMPLEMENTED(false, kMissing); }
+at::Tensor label_weights_as_gpu(const LabelCall&) { TORCH_CHECK_NOT_IMPLEMENTED(false, kMissing); }
 
 }  // namespace ftbench
 

@@ -10,11 +10,11 @@
 #define CUDART_VERSION 13000
 #define FTBENCH_GPU emulated
 #define FTBENCH_LARGE_ARGUMENT(Type) const Type&
+#define FTBENCH_STATIC_SHARED(Type, name) Type& name = static_shared<Type>()
 #define FTBENCH_DYNAMIC_SHARED(Type, name) Type* name = static_cast<Type*>(dynamic_shared())
 #define __global__
 #define __device__
 #define __launch_bounds__(threads)
-#define __shared__ static thread_local
 
 namespace ftbench::emulated {
 
@@ -31,15 +31,27 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaStream_t {};
 
 void __syncthreads();
-void* dynamic_shared();
 
-// What a kernel may share without asking, and what it has asked for.
-constexpr size_t kSharedUnasked = 49152;
+// What the threads of a block share is new for each block: nothing that another left can be taken
+// for its own.
+void* dynamic_shared();
+void forget_between_blocks(void* shared, size_t bytes);
+// A kernel has one of a type.
+template <class Type>
+Type& static_shared() {
+  static thread_local Type shared;
+  static thread_local const bool known = (forget_between_blocks(&shared, sizeof shared), true);
+  static_cast<void>(known);
+  return shared;
+}
+
+// What a kernel has asked to share, and may without asking.
 template <class Kernel>
 size_t& most_shared(Kernel* kernel) {
+  constexpr size_t kUnasked = 49152;
   static thread_local Kernel* asking = nullptr;
-  static thread_local size_t bytes = kSharedUnasked;
-  if (asking != kernel) bytes = kSharedUnasked;
+  static thread_local size_t bytes = kUnasked;
+  if (asking != kernel) bytes = kUnasked;
   asking = kernel;
   return bytes;
 }

@@ -1,4 +1,4 @@
-// Mixing on the GPU: the launches; what each thread does is in program.h.
+// Mixing on the GPU: the kernels and their launches; what each thread does is in program.h.
 #include "../cuda.h"
 
 namespace ftbench::FTBENCH_GPU {
@@ -6,7 +6,7 @@ namespace {
 
 template <class In, class Out, int kSize>
 __global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization norm, Cut cut) {
-  __shared__ Group group;
+  FTBENCH_STATIC_SHARED(Group, group);
   prepare(mix, cut, blockIdx.x, threadIdx.x, group);
   __syncthreads();
   mix_group<In, Out, kSize>(mix, norm, cut, group, blockIdx.x, threadIdx.x);
@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization no
 
 template <class Out, int kSize>
 __global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalization norm, Cut cut) {
-  __shared__ Group group;
+  FTBENCH_STATIC_SHARED(Group, group);
   prepare(mix, cut, blockIdx.x, threadIdx.x, group);
   __syncthreads();
   mix_triples<Out, kSize>(mix, norm, cut, group, blockIdx.x, threadIdx.x);
@@ -38,6 +38,60 @@ __global__ void __launch_bounds__(kThreads)
   if (i < batch) out[i] = label_weight_of(weight[i], box + 4 * i, height, width);
 }
 
+// Chooses the program for a batch: `run` has groups<In, Out, kSize>(), triples<Out, kSize>() and
+// in_place<T, kSize>(), and its result is returned.
+bool on_sixteen_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+template <class In, class Out, class Run>
+auto dispatch_pair(const Mix& mix, const Run& run) {
+  constexpr int kSize = 16 / sizeof(Out);
+  const bool alike = mix.images_last == mix.out_last;
+  const bool aligned = on_sixteen_bytes(mix.images) && on_sixteen_bytes(mix.out);
+  const bool packs = aligned && alike && mix.channels * mix.pixels() % kSize == 0 &&
+                     rows_hold_packs<kSize>(mix);
+  if constexpr (std::is_same_v<In, Out>) {
+    if (mix.in_place()) {
+      return packs ? run.template in_place<In, kSize>() : run.template in_place<In, 1>();
+    }
+  }
+  if (packs) return run.template groups<In, Out, kSize>();
+  if constexpr (sizeof(In) == 1) {
+    if (aligned && !alike && mix.channels == 3 && rows_hold_packs<kSize>(mix)) {
+      return run.template triples<Out, kSize>();
+    }
+  }
+  return run.template groups<In, Out, 1>();
+}
+
+template <class In, class Run>
+auto dispatch_from(const Mix& mix, const Run& run) {
+  switch (mix.to) {
+    case Element::kHalf:
+      return dispatch_pair<In, c10::Half>(mix, run);
+    case Element::kBFloat16:
+      return dispatch_pair<In, c10::BFloat16>(mix, run);
+    default:
+      return dispatch_pair<In, float>(mix, run);
+  }
+}
+
+template <class Run>
+auto dispatch(const Mix& mix, const Run& run) {
+  switch (mix.from) {
+    case Element::kByte:
+      return dispatch_from<uint8_t>(mix, run);
+    case Element::kHalf:
+      return dispatch_from<c10::Half>(mix, run);
+    case Element::kBFloat16:
+      return dispatch_from<c10::BFloat16>(mix, run);
+    default:
+      return dispatch_from<float>(mix, run);
+  }
+}
+
+// What every kernel may share; more must be asked for.
+constexpr size_t kSharedUnasked = 49152;
+
 struct Launch {
   const Mix& mix;
   const Normalization& norm;
@@ -57,12 +111,13 @@ struct Launch {
   cudaError_t in_place() const {
     const Slabs slabs = cut_slabs<T, kSize>(mix);
     const auto kernel = mix_slab_in_place<T, kSize>;
-    // More than what every kernel may have, 48 KiB, must be asked for.
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostSlabBytes));
-    if (error != cudaSuccess) return error;
     const size_t bytes =
         slabs.batch * (sizeof(Recipe) + slabs.slice_packs * sizeof(Pack<T, kSize>));
+    if (bytes > kSharedUnasked) {
+      const cudaError_t error = cudaFuncSetAttribute(
+          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostSlabBytes));
+      if (error != cudaSuccess) return error;
+    }
     return launch(kernel, slabs.count, kSlabThreads, bytes, stream, mix, norm, slabs);
   }
 };
@@ -71,6 +126,7 @@ struct Launch {
 
 cudaError_t launch_label_weight(const float* weight, const int32_t* box, int64_t batch,
                                 int64_t height, int64_t width, float* out, cudaStream_t stream) {
+  if (batch == 0) return cudaSuccess;
   return launch(label_weights, (batch + kThreads - 1) / kThreads, kThreads, 0, stream, weight, box,
                 batch, height, width, out);
 }

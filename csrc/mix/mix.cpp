@@ -206,11 +206,7 @@ void MixCall::finish(const at::Tensor& out) const {
   }
 }
 
-namespace {
-
 constexpr int64_t kWorthThreads = 32768;  // values; fewer are done before threads have begun
-
-}  // namespace
 
 Normalization normalization_of(const Mix& mix) {
   Normalization norm{};

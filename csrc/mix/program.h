@@ -74,7 +74,7 @@ FTBENCH_SHARED Place place_of(const Mix& mix, int64_t value) {
   place.channel = static_cast<int32_t>(channel);
   place.row = static_cast<int32_t>(pixel / width);
   place.row_size = static_cast<int32_t>(width) * depth;
-  place.row_start = -static_cast<int32_t>(pixel % width) * depth - (mix.out_last ? channel : 0);
+  place.row_start = -static_cast<int32_t>(pixel % width) * depth - (mix.out_last ? place.channel : 0);
   return place;
 }
 
@@ -84,8 +84,9 @@ FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& no
   const int32_t channels = static_cast<int32_t>(mix.channels);
   Factors<kSize> factors;
   for (int i = 0; i < kSize; ++i) {
-    factors.scale[i] = norm.scale[channel];
-    factors.shift[i] = norm.shift[channel];
+    // More channels than there are numbers for may be mixed without.
+    factors.scale[i] = mix.scale ? norm.scale[channel] : 1.0f;
+    factors.shift[i] = mix.scale ? norm.shift[channel] : 0.0f;
     if (mix.out_last && ++channel == channels) channel = 0;
   }
   return factors;
@@ -204,7 +205,7 @@ struct Job {
 
 // What a block's threads share, once all of them have prepared it.
 struct Group {
-  Job jobs[kImagesPerThread + 1];  // one more to look ahead to
+  Job jobs[kImagesPerThread];
 };
 
 FTBENCH_SHARED int images_of(const Mix& mix, const Cut& cut, uint32_t block) {
@@ -214,9 +215,8 @@ FTBENCH_SHARED int images_of(const Mix& mix, const Cut& cut, uint32_t block) {
 
 FTBENCH_SHARED void prepare(const Mix& mix, const Cut& cut, uint32_t block, int thread,
                             Group& group) {
-  if (thread > kImagesPerThread) return;
-  const int64_t at = block % cut.groups * kImagesPerThread + thread;
-  const int64_t image = at < mix.batch ? at : mix.batch - 1;
+  const int64_t image = block % cut.groups * kImagesPerThread + thread;
+  if (thread >= kImagesPerThread || image >= mix.batch) return;
   const Recipe recipe = recipe_of(mix, image);
   group.jobs[thread] = {image * cut.size, recipe.partner * cut.size, recipe};
 }
@@ -233,12 +233,17 @@ FTBENCH_SHARED void each_image(const Group& group, int count, const In* images,
                                const Write& write) {
   auto own = load_pack<In, kRead>(images + group.jobs[0].own_start);
   auto other = load_pack<In, kRead>(images + group.jobs[0].partner_start);
+  // Twice, since the next values would be waited for where they take the place of these.
+#if defined(__CUDA_ARCH__)
+#pragma unroll 2
+#endif
   for (int i = 0; i < count; ++i) {
-    const Job& job = group.jobs[i];
-    const Job& next = group.jobs[i + 1];
-    const auto own_next = load_pack<In, kRead>(images + next.own_start);
-    const auto other_next = load_pack<In, kRead>(images + next.partner_start);
-    write(job, own, other);
+    decltype(own) own_next{}, other_next{};
+    if (i + 1 < count) {
+      own_next = load_pack<In, kRead>(images + group.jobs[i + 1].own_start);
+      other_next = load_pack<In, kRead>(images + group.jobs[i + 1].partner_start);
+    }
+    write(group.jobs[i], own, other);
     own = own_next;
     other = other_next;
   }
@@ -283,7 +288,7 @@ FTBENCH_SHARED void mix_triples(const Mix& mix, const Normalization& norm, const
 // In place, a slab (the same slice of every image) is read into memory that a block's threads share
 // before any of it is overwritten: the plan may be any, and each value is read once.
 constexpr int kSlabThreads = 256;
-constexpr int64_t kMostSlabBytes = 65536;  // recipes included; what every GPU has
+constexpr int64_t kMostSlabBytes = 65536;  // recipes included; there from compute capability 7.0
 constexpr int64_t kMostSliceBytes = 256, kLeastSliceBytes = 32;
 constexpr int64_t kEnoughSlabs = 512;  // to keep a large GPU busy
 constexpr int64_t kMostImagesInSlab =
@@ -352,57 +357,6 @@ FTBENCH_SHARED void write_slab(const Mix& mix, const Normalization& norm, const 
     const Recipe& recipe = slab.recipes[image];
     write_pack<T>(mix, recipe, inside_bits<kSize>(recipe, place), factors,
                   image * slabs.size + place.value, value(image), value(recipe.partner));
-  }
-}
-
-// Chooses the program for a batch: `run` has groups<In, Out, kSize>(), triples<Out, kSize>() and
-// in_place<T, kSize>(), and its result is returned. Host code.
-inline bool on_sixteen_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
-template <class In, class Out, class Run>
-auto dispatch_pair(const Mix& mix, const Run& run) {
-  constexpr int kSize = 16 / sizeof(Out);
-  const bool alike = mix.images_last == mix.out_last;
-  const bool aligned = on_sixteen_bytes(mix.images) && on_sixteen_bytes(mix.out);
-  const bool packs = aligned && alike && mix.channels * mix.pixels() % kSize == 0 &&
-                     rows_hold_packs<kSize>(mix);
-  if constexpr (std::is_same_v<In, Out>) {
-    if (mix.in_place()) {
-      return packs ? run.template in_place<In, kSize>() : run.template in_place<In, 1>();
-    }
-  }
-  if (packs) return run.template groups<In, Out, kSize>();
-  if constexpr (sizeof(In) == 1) {
-    if (aligned && !alike && mix.channels == 3 && rows_hold_packs<kSize>(mix)) {
-      return run.template triples<Out, kSize>();
-    }
-  }
-  return run.template groups<In, Out, 1>();
-}
-
-template <class In, class Run>
-auto dispatch_from(const Mix& mix, const Run& run) {
-  switch (mix.to) {
-    case Element::kHalf:
-      return dispatch_pair<In, c10::Half>(mix, run);
-    case Element::kBFloat16:
-      return dispatch_pair<In, c10::BFloat16>(mix, run);
-    default:
-      return dispatch_pair<In, float>(mix, run);
-  }
-}
-
-template <class Run>
-auto dispatch(const Mix& mix, const Run& run) {
-  switch (mix.from) {
-    case Element::kByte:
-      return dispatch_from<uint8_t>(mix, run);
-    case Element::kHalf:
-      return dispatch_from<c10::Half>(mix, run);
-    case Element::kBFloat16:
-      return dispatch_from<c10::BFloat16>(mix, run);
-    default:
-      return dispatch_from<float>(mix, run);
   }
 }
 

@@ -76,4 +76,44 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   return tiles;
 }
 
+// The order in which a batch may be overwritten in place, and in which every image is read once:
+// each image is followed by its partner where that is possible.
+struct Step {
+  int32_t image;
+  bool keep;         // the first of a cycle: its last image needs it after it is overwritten
+  bool from_kept;    // the last of a cycle: its partner is the one that was kept
+};
+
+// Fills steps[batch]; `waiting` is scratch for `batch` numbers. Partners must lie in the batch.
+// An image is overwritten only after those that it is partner of, so chains that lead into a cycle
+// go first, from their ends; what is left are cycles.
+inline void order_steps(const int64_t* partner, int64_t batch, int32_t* waiting,
+                                Step* steps) {
+  for (int64_t i = 0; i < batch; ++i) waiting[i] = 0;
+  for (int64_t i = 0; i < batch; ++i) {
+    if (partner[i] != i) ++waiting[partner[i]];
+  }
+  int64_t count = 0;
+  constexpr int32_t kDone = -1;
+  for (int64_t i = 0; i < batch; ++i) {
+    int64_t image = i;
+    while (waiting[image] == 0) {
+      waiting[image] = kDone;
+      steps[count++] = {static_cast<int32_t>(image), false, false};
+      if (partner[image] == image) break;
+      image = partner[image];
+      --waiting[image];
+    }
+  }
+  for (int64_t i = 0; i < batch; ++i) {
+    if (waiting[i] == kDone) continue;
+    int64_t image = i;
+    do {
+      waiting[image] = kDone;
+      steps[count++] = {static_cast<int32_t>(image), image == i, partner[image] == i};
+      image = partner[image];
+    } while (image != i);
+  }
+}
+
 }  // namespace ftbench

@@ -1,4 +1,4 @@
-// Quadratic penalties on the GPU: the launches; what each thread does is in program.h.
+// Quadratic penalties on the GPU: the kernels and their launches; what each thread does is in program.h.
 #include "../cuda.h"
 
 namespace ftbench::FTBENCH_GPU {
@@ -24,7 +24,8 @@ static_assert(sizeof(TermTable) + 16 <= (CUDART_VERSION >= 12010 ? 32764 : 4096)
 template <unsigned kCount>
 __device__ double block_total(double number) {
   constexpr unsigned kParts = 32;
-  __shared__ double numbers[kCount];
+  using Numbers = double[kCount];
+  FTBENCH_STATIC_SHARED(Numbers, numbers);
   numbers[threadIdx.x] = number;
   __syncthreads();
   if (threadIdx.x < kParts) {

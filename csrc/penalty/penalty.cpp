@@ -7,7 +7,6 @@
 #include "../cpu.h"
 #include "../tensors.h"
 #include "call.h"
-#include "program.h"
 
 namespace ftbench {
 namespace {

@@ -17,10 +17,11 @@ struct alignas(16) Four {
   float at[4];
 };
 
+// Whether all that a sum is of can be read by sixteen bytes; a gradient, which is not, must not
+// change the sum's order.
 FTBENCH_SHARED bool on_sixteen_bytes(const Term& term) {
   return ((reinterpret_cast<uintptr_t>(term.parameter) |
-           reinterpret_cast<uintptr_t>(term.anchor) | reinterpret_cast<uintptr_t>(term.weights) |
-           reinterpret_cast<uintptr_t>(term.gradient)) &
+           reinterpret_cast<uintptr_t>(term.anchor) | reinterpret_cast<uintptr_t>(term.weights)) &
           15) == 0;
 }
 
@@ -75,6 +76,7 @@ FTBENCH_SHARED double add_fours(const Term& term, int64_t begin, int64_t end, in
   const float* weights = static_cast<const float*>(term.weights);
   float* gradient = static_cast<float*>(term.gradient);
   const float strength = static_cast<float>(term.strength);
+  const bool whole = (reinterpret_cast<uintptr_t>(gradient) & 15) == 0;
   double sum = 0.0;
 #if defined(__CUDA_ARCH__)
 #pragma unroll 4
@@ -84,14 +86,15 @@ FTBENCH_SHARED double add_fours(const Term& term, int64_t begin, int64_t end, in
     const Four start = anchor ? *reinterpret_cast<const Four*>(anchor + i) : Four{};
     const Four factor = weights ? *reinterpret_cast<const Four*>(weights + i)
                                 : Four{{strength, strength, strength, strength}};
-    Four total = gradient ? *reinterpret_cast<const Four*>(gradient + i) : Four{};
+    Four total = gradient && whole ? *reinterpret_cast<const Four*>(gradient + i) : Four{};
     for (int j = 0; j < 4; ++j) {
       const float gap = theta.at[j] - start.at[j];
       const float pull = factor.at[j] * gap;
       sum += static_cast<double>(pull * gap);
+      if (gradient && !whole) gradient[i + j] += scale * pull;
       total.at[j] += scale * pull;
     }
-    if (gradient) *reinterpret_cast<Four*>(gradient + i) = total;
+    if (gradient && whole) *reinterpret_cast<Four*>(gradient + i) = total;
   }
   return sum;
 }

@@ -81,19 +81,27 @@ def _disagreement(serving: Implementation) -> str:
     """Return how the operators in use differ from plain torch on a small case, or nothing."""
     if serving.operators is None:
         return ""
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    known = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = [device for device in known if serving.serves(torch.device(device))]
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, 3, 9, 7, generator=generator)
     plan = ops.sample_mix(4, 9, 7, mixup_alpha=1.0, cutmix_alpha=1.0, seed=0, step=0)
     expected = reference.mix(
         images, plan.partner, plan.weight, plan.clipped_box, (0.5,) * 3, (0.2,) * 3
     )
+    top, left, bottom, right = plan.clipped_box.unbind(1)
+    label_weight = plan.weight * (1 - (bottom - top) * (right - left) / (9 * 7))
     for device in devices:
         moved = plan.to(device)
         found = ops.mix(images.to(device), moved, normalize=((0.5,) * 3, (0.2,) * 3))
-        value = ops.QuadraticPenalty([images.to(device)], [None], [1.0]).value().cpu()
         if not torch.allclose(found.cpu(), expected, atol=1e-5):
             return f"mixing on {device} differs from plain torch: please report it"
-        if not torch.allclose(value, 0.5 * images.square().sum(), rtol=1e-5):
+        if not torch.allclose(moved.label_weight.cpu(), label_weight, atol=1e-6):
+            return f"the labels' weights on {device} differ from plain torch: please report it"
+        parameter = torch.nn.Parameter(images.to(device))
+        penalty = ops.QuadraticPenalty([parameter], [None], [1.0])
+        values = torch.stack([penalty.value().detach(), penalty.add_gradient_()]).cpu()
+        pulled = parameter.grad is not None and torch.allclose(parameter.grad.cpu(), images)
+        if not pulled or not torch.allclose(values, 0.5 * images.square().sum(), rtol=1e-5):
             return f"penalties on {device} differ from plain torch: please report it"
     return ""

@@ -10,12 +10,15 @@ import typer
 from ftbench import store
 from ftbench import sweep as sweeps
 from ftbench.config import load_spec
+from ftbench.errors import SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
 
 
 def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
     """Print the counts, and with ``why_rerun`` the field that makes each pending run new."""
+    if directory.suffix == ".toml" and spec_path is None:
+        raise SpecError(f"{directory} is a spec; 'ftbench status DIR {directory}'")
     records = store.require_results(directory)
     latest = store.latest(records)
     counts = Counter(record.status for record in latest.values())

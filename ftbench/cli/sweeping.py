@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from ftbench import config
+from ftbench import config, ops
 from ftbench import sweep as sweeps
 from ftbench.cli import tables
 from ftbench.cli.progress import make_progress, readable_seconds
@@ -115,6 +115,7 @@ def _report_failures(plan: sweeps.Plan) -> int:
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
     runs = sweeps.expand(spec, catalogue)
+    ops.implementation()  # as in the sweep: what cannot be had is said first
     if out.is_dir():
         refuse_foreign(out)
     records = read_records(out)

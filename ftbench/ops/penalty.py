@@ -20,8 +20,9 @@ class QuadraticPenalty:
 
     ``anchors[i]`` is a tensor of the parameter's shape, or None for zero; ``strength[i]`` is a
     number of at least 0, or a tensor of the parameter's shape (EWC's λ·F). Anchors and strengths
-    are taken as they are, not copied; what a strength tensor holds is not looked at, which would
-    wait for a GPU. TypeError and ValueError name the element that does not fit.
+    are taken as they are, not copied, and should not be another module's parameters; what a
+    strength tensor holds is not looked at, which would wait for a GPU. TypeError and ValueError
+    name the element that does not fit.
     """
 
     def __init__(
@@ -44,12 +45,27 @@ class QuadraticPenalty:
             if anchor is not None:
                 _check_anchor(f"anchors[{index}]", anchor, parameter)
             _check_strength(f"strength[{index}]", factor, parameter)
-        self.parameters = tuple(parameters)
-        self.anchors = tuple(anchors)
-        self.strength = tuple(strength)
-        self._weights = [s if isinstance(s, Tensor) else None for s in self.strength]
-        self._numbers = [0.0 if isinstance(s, Tensor) else float(s) for s in self.strength]
+        self._parameters = tuple(parameters)
+        self._anchors = tuple(anchors)
+        self._strength = tuple(strength)
+        self._weights = [s if isinstance(s, Tensor) else None for s in strength]
+        self._numbers = [0.0 if isinstance(s, Tensor) else float(s) for s in strength]
         self._bound: Any = None  # anchors and strengths in C++, once that has been called
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters θ_i."""
+        return self._parameters
+
+    @property
+    def anchors(self) -> tuple[Tensor | None, ...]:
+        """The anchors a_i, None for zero."""
+        return self._anchors
+
+    @property
+    def strength(self) -> tuple[float | Tensor, ...]:
+        """The strengths s_i."""
+        return self._strength
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: what C++ holds is of its own anchors."""

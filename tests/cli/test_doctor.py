@@ -50,13 +50,14 @@ def test_the_reference_comes_with_its_reason_and_how_to_get_more(doctor):
 
 
 class Wrong:
-    """Operators that are off by one."""
+    """The compiled operators, but for one that is off by one."""
 
-    def mix(self, images, partner, weight, box, mean, std, dtype):
-        return images + 1
+    def __init__(self, name):
+        self.name = name
 
-    def quadratic_value(self, parameters, anchors, weights, numbers):
-        return torch.zeros(())
+    def __getattr__(self, name):
+        right = getattr(torch.ops.ftbench, name)
+        return (lambda *given: right(*given) + 1) if name == self.name else right
 
 
 class Module:
@@ -67,11 +68,20 @@ class Module:
         return ["baseline", "avx2", "avx512"]
 
 
-def test_operators_that_disagree_with_plain_torch_are_found(doctor):
-    serving = backend.Implementation("compiled", "a test", operators=Wrong(), module=Module())
+@pytest.mark.skipif(ops.implementation().name != "compiled", reason="nothing is compiled")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mix", "mixing on cpu differs"),
+        ("label_weight", "the labels' weights on cpu differ"),
+        ("quadratic_value", "penalties on cpu differ"),
+    ],
+)
+def test_operators_that_disagree_with_plain_torch_are_found(doctor, name, said):
+    serving = backend.Implementation("compiled", "a test", operators=Wrong(name), module=Module())
     result = doctor(serving=serving)
     assert result.exit_code == 1
-    assert lines(result)["check"] == "mixing on cpu differs from plain torch: please report it"
+    assert lines(result)["check"] == f"{said} from plain torch: please report it"
 
 
 def test_a_slower_instruction_set_is_told(doctor):

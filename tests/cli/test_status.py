@@ -29,6 +29,12 @@ def test_the_directory_is_by_default_the_one_that_a_sweep_fills(
     assert ftbench_command("table").out == named.out
 
 
+def test_a_spec_in_the_directorys_place_is_named(ftbench_command, tmp_path):
+    outcome = ftbench_command("status", "mine.toml")
+    assert outcome.code == 2
+    assert outcome.err == "error: mine.toml is a spec; 'ftbench status DIR mine.toml'\n"
+
+
 def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep(strategies="full,ewc")
     values = tomllib.loads((tmp_path / "out" / "spec.toml").read_text())

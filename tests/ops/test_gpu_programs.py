@@ -148,9 +148,10 @@ def test_the_last_of_many_blocks_is_mixed(source, dtype):
 
 
 # In place the same slice of every image is held at once: from 256 bytes of few large images to 32
-# of many small ones.
+# of 1024. More are mixed apart.
 @pytest.mark.parametrize(
-    ("batch", "height", "width"), [(3, 112, 112), (250, 105, 105), (300, 8, 8), (2000, 3, 4)]
+    ("batch", "height", "width"),
+    [(3, 112, 112), (250, 105, 105), (300, 8, 8), (1024, 5, 8), (1025, 5, 8), (2000, 3, 4)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_slices_of_every_size_are_mixed_in_place(dtype, batch, height, width):
@@ -203,6 +204,19 @@ def test_more_channels_than_a_gpu_can_normalise_are_refused_with_their_number():
     assert_defined(out, most, plan, normalization(128))
 
 
+@pytest.mark.parametrize("channels", [129, 200, 3000])
+@pytest.mark.parametrize("layout", DENSE)
+def test_any_number_of_channels_is_mixed_without_normalising(channels, layout):
+    values = draw_values((3, channels, 2, 4), torch.bfloat16, 0)
+    plan = make_plan([1, 2, 0], [0.3, 1.0, 0.6], [[0, 1, 2, 3]] * 3, 2, 4)
+    images, expected = in_memory(values, layout).tensor, referenced(values, plan, torch.bfloat16)
+    out = torch.empty_like(images)
+    OPERATORS.mix_as_gpu_into(*arguments(images, plan), out)
+    OPERATORS.mix_as_gpu_into(*arguments(images, plan), images)
+    assert same_bits(out, expected)
+    assert same_bits(images, expected)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.lists(terms(), min_size=1, max_size=4), st.sampled_from([1.0, 0.5, 0.0, -2.0]))
 def test_penalties_are_the_closed_form_and_gradients_have_the_bits_of_the_cpu(case, scale):
@@ -240,6 +254,17 @@ def test_penalties_of_every_size_about_a_share_are_right(size, offset):
     assert same_bits(here, there)
     gap = parameter.double().numpy() - anchor.double().numpy()
     assert found == pytest.approx(0.5 * np.sum(weights.double().numpy() * gap**2), rel=1e-6)
+
+
+def test_where_a_gradient_lies_does_not_change_a_bit_of_the_value():
+    generator = torch.Generator().manual_seed(0)
+    parameter, anchor = torch.randn(2, BLOCK + 77, generator=generator).unbind()
+    case = [parameter.clone()], [anchor.clone()], [None], [0.3]
+    value = OPERATORS.add_quadratic_gradient_as_gpu_(*case, [], [], 1.0)
+    for offset in range(5):
+        gradient = torch.zeros(BLOCK + 77 + offset)[offset:]
+        assert OPERATORS.add_quadratic_gradient_as_gpu_(*case, [gradient], [0], 1.0) == value
+        assert torch.equal(gradient, 0.3 * (case[0][0] - case[1][0]))
 
 
 @settings(deadline=None, max_examples=50)

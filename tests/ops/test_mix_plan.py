@@ -70,10 +70,14 @@ def test_label_weight_of_one_pixel_in_a_large_image_is_not_lost():
     assert plan.label_weight.item() < 1
 
 
+@pytest.mark.parametrize("spread", [False, True], ids=["dense", "expanded"])
 @pytest.mark.parametrize("batch", [0, 1, 3, 64])
-def test_a_plan_sent_in_one_transfer_arrives_whole(batch):
+def test_a_plan_sent_in_one_transfer_arrives_whole(batch, spread):
     plan = sample_mix(batch, 9, 8, mixup_alpha=1.0, cutmix_alpha=1.0, seed=0, step=3)
     fields = [plan.partner, plan.weight, plan.box]
+    if spread:
+        fields[1] = torch.tensor(0.5).expand(batch)
+        fields[2] = torch.arange(8, dtype=torch.int32)[::2].expand(batch, 4)
     sent = []
 
     def move(data):

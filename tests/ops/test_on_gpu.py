@@ -85,7 +85,8 @@ def launches(function):
     function()  # Warm-up: the first call loads the module.
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
+    # Without it, torch 2.10 to 2.12 warn of what a cycle's end does to events.
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         function()
         torch.cuda.synchronize()
     return [

@@ -296,9 +296,10 @@ def test_lists_of_different_lengths_are_refused():
         QuadraticPenalty([TWO, TWO], [None], [1.0, 1.0])
 
 
-def test_a_model_that_swaps_its_parameters_on_conversion_can_be_converted():
+def test_a_model_that_swaps_its_parameters_on_conversion_can_be_converted(implementation):
     model = nn.Linear(3, 2)
-    penalty = QuadraticPenalty(model.parameters(), [None, None], [0.5, 0.5])
+    anchors = [torch.ones(2, 3), None]
+    penalty = QuadraticPenalty(model.parameters(), anchors, [0.5, torch.tensor([0.25, 4.0])])
     penalty.add_gradient_()
     model.zero_grad()
     before = torch.__future__.get_swap_module_params_on_conversion()
@@ -307,9 +308,19 @@ def test_a_model_that_swaps_its_parameters_on_conversion_can_be_converted():
         model.double()
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
-    assert penalty.add_gradient_().dtype == torch.float64
-    for parameter in model.parameters():
-        torch.testing.assert_close(parameter.grad, 0.5 * parameter.detach())
+    found = penalty.add_gradient_()
+    assert found.dtype == torch.float64
+    assert found.item() == penalty.value().item()
+    weight, bias = (parameter.detach() for parameter in model.parameters())
+    torch.testing.assert_close(model.weight.grad, 0.5 * (weight - 1))
+    torch.testing.assert_close(model.bias.grad, torch.tensor([0.25, 4.0]).double() * bias)
+
+
+@pytest.mark.parametrize("name", ["parameters", "anchors", "strength"])
+def test_what_a_penalty_is_of_cannot_be_exchanged(implementation, name):
+    penalty = QuadraticPenalty([nn.Parameter(torch.ones(2))], [None], [1.0])
+    with pytest.raises(AttributeError):
+        setattr(penalty, name, ())
 
 
 def test_what_an_nn_module_gives_can_be_penalised(implementation):
