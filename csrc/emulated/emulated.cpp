@@ -52,15 +52,17 @@ void leave(Context& here, Context& there, bool for_good) {
 class Block {
  public:
   Block(int threads, const std::function<void()>& kernel)
-      : kernel_(kernel), threads_(threads), done_(threads),
-        stacks_(new char[threads * kStackBytes]) {}
+      : kernel_(kernel), threads_(threads), done_(threads) {
+    // Kept from launch to launch: new pages for each would take longer than the kernel.
+    if (stacks.size() < threads * kStackBytes) stacks.resize(threads * kStackBytes);
+  }
 
   void run() {
     for (size_t i = 0; i < threads_.size(); ++i) {
       Context& thread = threads_[i];
       done_[i] = false;
       getcontext(&thread.state);
-      thread.stack = stacks_.get() + i * kStackBytes;
+      thread.stack = stacks.data() + i * kStackBytes;
       thread.stack_bytes = kStackBytes;
       thread.state.uc_stack.ss_sp = const_cast<void*>(thread.stack);
       thread.state.uc_stack.ss_size = kStackBytes;
@@ -91,6 +93,7 @@ class Block {
   }
 
   static thread_local Block* active;
+  static thread_local std::vector<char> stacks;
 
  private:
   static void begin() {
@@ -105,11 +108,11 @@ class Block {
   Context host_;
   std::vector<Context> threads_;
   std::vector<char> done_;
-  std::unique_ptr<char[]> stacks_;
   size_t current_ = 0;
 };
 
 thread_local Block* Block::active = nullptr;
+thread_local std::vector<char> Block::stacks;
 thread_local std::unique_ptr<uint4[]> shared_bytes;
 thread_local std::vector<std::pair<void*, size_t>> forgotten;
 
