@@ -220,9 +220,10 @@ class _Steps:
 
 def _run_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
     catalogue = load_catalogue()
+    labels = 20 if quick else 400
     for strategy, recipe in _RUNS.items():
         values = {**recipe, **({"steps": 3} if quick else {})}
-        spec = SweepSpec(strategies=(strategy,), sizes=(400,), seeds=(0,), recipe=values)
+        spec = SweepSpec(strategies=(strategy,), sizes=(labels,), seeds=(0,), recipe=values)
         (run,) = expand(spec, catalogue)
 
         def measure(turn: int, run: Any = run) -> Seconds:
@@ -233,7 +234,7 @@ def _run_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:
             return {"all": seconds}
 
         words = f"{strategy}, mixed" if recipe else strategy
-        title = f"a run of the embedded benchmark, 400 labels: {words}"
+        title = f"a run of the embedded benchmark, {labels} labels: {words}"
         yield from rows_of(title, {}, take_turns(measure, turns))
 
 

@@ -1,9 +1,10 @@
 // Launching the GPU's kernels. No headers but those of the toolkit's compiler and c10's numbers, so
-// that the compiler's toolkit is enough. FTBENCH_GPU is the namespace: `gpu`, or `emulated`.
+// that the compiler's toolkit is enough. Tests compile the same for the
+// CPU: FTBENCH_EMULATION is their header with CUDA's words, FTBENCH_GPU the namespace.
 #pragma once
 
-#if defined(FTBENCH_EMULATED)
-#include "emulated/emulation.h"
+#if defined(FTBENCH_EMULATION)
+#include FTBENCH_EMULATION
 #else
 #include <cuda_runtime_api.h>
 #define FTBENCH_GPU gpu

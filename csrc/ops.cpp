@@ -107,29 +107,6 @@ Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors& an
   return add_quadratic_gradient_meta(parameters, anchors, weights, strength, {}, {}, 0.0);
 }
 
-// For tests: what the GPU's threads would do, done by the CPU.
-void mix_as_gpu_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
-                     const Tensor& box, Numbers mean, Numbers std, Tensor& out) {
-  MixCall call(images, partner, weight, box, mean, std, out);
-  if (call.empty) return;
-  mix_as_gpu(call);
-  call.finish(out);
-}
-
-Tensor label_weight_as_gpu(const Tensor& weight, const Tensor& box, int64_t height, int64_t width) {
-  return label_weights_as_gpu(LabelCall(weight, box, height, width));
-}
-
-double add_quadratic_gradient_as_gpu_(at::TensorList parameters, const OptionalTensors& anchors,
-                                      const OptionalTensors& weights, Numbers strength,
-                                      at::TensorList gradients, at::IntArrayRef trained,
-                                      double scale) {
-  const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
-  const double value = penalty_as_gpu(call, scale);
-  call.finish(gradients);
-  return value;
-}
-
 }  // namespace
 
 TORCH_LIBRARY(ftbench, m) {
@@ -146,9 +123,6 @@ TORCH_LIBRARY(ftbench, m) {
   define("label_weight(Tensor weight, Tensor box, int height, int width) -> Tensor");
   define("quadratic_value(" + terms + ") -> Tensor");
   define("add_quadratic_gradient_(" + terms + ", " + trained + ") -> Tensor");
-  define("mix_as_gpu_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
-  define("label_weight_as_gpu(Tensor weight, Tensor box, int height, int width) -> Tensor");
-  define("add_quadratic_gradient_as_gpu_(" + terms + ", " + trained + ") -> float");
 }
 
 TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
@@ -158,9 +132,6 @@ TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
   m.impl("label_weight", label_weight);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
-  m.impl("mix_as_gpu_into", mix_as_gpu_into);
-  m.impl("label_weight_as_gpu", label_weight_as_gpu);
-  m.impl("add_quadratic_gradient_as_gpu_", add_quadratic_gradient_as_gpu_);
 }
 
 TORCH_LIBRARY_IMPL(ftbench, Meta, m) {

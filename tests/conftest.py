@@ -16,6 +16,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    # Long ones first: last, one worker would be left alone with them.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -24,6 +24,7 @@ def installed(tmp_path_factory):
     return work / "site"
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(installed, tmp_path):
     tests = shutil.copytree(ROOT / "plugins" / "ftbench-example" / "tests", tmp_path / "tests")
     done = subprocess.run(

@@ -110,6 +110,7 @@ def lines(out):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_loses_at_most_the_run_in_progress(site, undisturbed, tmp_path):
     out = tmp_path / "out"
     kills = sweep_under_fire(site, out, 40)

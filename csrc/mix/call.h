@@ -64,8 +64,5 @@ at::Tensor mix_new(const at::Tensor& images, const at::Tensor& partner, const at
 
 Normalization normalization_of(const Mix& mix);
 void mix_on_cpu(const Mix& mix);
-// What the GPU would do, done by the CPU: for tests.
-void mix_as_gpu(MixCall& call);
-at::Tensor label_weights_as_gpu(const LabelCall& call);
 
 }  // namespace ftbench

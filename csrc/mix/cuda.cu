@@ -5,7 +5,8 @@ namespace ftbench::FTBENCH_GPU {
 namespace {
 
 template <class In, class Out, int kSize>
-__global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization norm, Cut cut) {
+__global__ void __launch_bounds__(kThreads)
+    mix_groups(Mix mix, FTBENCH_LARGE_ARGUMENT(Normalization) norm, Cut cut) {
   FTBENCH_STATIC_SHARED(Group, group);
   prepare(mix, cut, blockIdx.x, threadIdx.x, group);
   __syncthreads();
@@ -13,7 +14,8 @@ __global__ void __launch_bounds__(kThreads) mix_groups(Mix mix, Normalization no
 }
 
 template <class Out, int kSize>
-__global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalization norm, Cut cut) {
+__global__ void __launch_bounds__(kThreads)
+    mix_all_triples(Mix mix, FTBENCH_LARGE_ARGUMENT(Normalization) norm, Cut cut) {
   FTBENCH_STATIC_SHARED(Group, group);
   prepare(mix, cut, blockIdx.x, threadIdx.x, group);
   __syncthreads();
@@ -22,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) mix_all_triples(Mix mix, Normalizati
 
 template <class T, int kSize>
 __global__ void __launch_bounds__(kSlabThreads)
-    mix_slab_in_place(Mix mix, Normalization norm, Slabs slabs) {
+    mix_slab_in_place(Mix mix, FTBENCH_LARGE_ARGUMENT(Normalization) norm, Slabs slabs) {
   FTBENCH_DYNAMIC_SHARED(uint4, shared);
   auto* recipes = reinterpret_cast<Recipe*>(shared);
   const Slab<T, kSize> slab{recipes, reinterpret_cast<Pack<T, kSize>*>(recipes + slabs.batch)};

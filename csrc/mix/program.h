@@ -1,5 +1,5 @@
 // What one GPU thread does when a batch is mixed: the kernels in mix/cuda.cu, which tests run on the
-// CPU as well (emulated/).
+// CPU as well.
 #pragma once
 
 #include <c10/util/BFloat16.h>

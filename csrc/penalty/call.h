@@ -48,7 +48,5 @@ struct PenaltyCall {
 };
 
 double penalty_on_cpu(const PenaltyCall& call, double scale);
-// What the GPU would do, done by the CPU: for tests.
-double penalty_as_gpu(const PenaltyCall& call, double scale);
 
 }  // namespace ftbench

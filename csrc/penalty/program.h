@@ -1,5 +1,5 @@
 // What one GPU thread does for a quadratic penalty: the kernels in penalty/cuda.cu, which tests run
-// on the CPU as well (emulated/).
+// on the CPU as well.
 #pragma once
 
 #include <c10/util/BFloat16.h>

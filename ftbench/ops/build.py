@@ -148,7 +148,8 @@ def compiler() -> str | None:
     return shutil.which(named or "c++") or (None if named else shutil.which("g++"))
 
 
-def _compile_flags() -> dict[str, list[str]]:
+def compile_flags() -> dict[str, list[str]]:
+    """Return what the C++ compiler and nvcc are told."""
     # Contraction would round otherwise than the definition does; the kernels say where they fuse.
     cxx = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     # Vectors never cross a call, and GCC 12 warns of its own intrinsics.
@@ -156,8 +157,16 @@ def _compile_flags() -> dict[str, list[str]]:
     if sys.platform.startswith("linux"):
         cxx.append("-fopenmp")  # at::parallel_for is serial without it, and does not say so
     if sanitizers():
-        cxx += [f"-fsanitize={sanitizers()}", "-fno-sanitize-recover=all", "-g", "-O1"]
+        cxx += [f"-fsanitize={sanitizers()}", "-fno-sanitize-recover=all", "-g1", "-Og"]
     return {"cxx": cxx, "nvcc": ["-O3", "--fmad=false", "--expt-relaxed-constexpr"]}
+
+
+def link_flags() -> list[str]:
+    """Return what the linker is told."""
+    link = [f"-fsanitize={sanitizers()}"] if sanitizers() else []
+    if sys.platform.startswith("linux"):
+        link.append("-fopenmp")
+    return link
 
 
 def extension() -> Any:
@@ -175,26 +184,26 @@ def extension() -> Any:
     else:
         names.remove("cuda.cpp")
     make = cpp_extension.CUDAExtension if stamp.cuda else cpp_extension.CppExtension
-    link = [f"-fsanitize={sanitizers()}"] if sanitizers() else []
-    if sys.platform.startswith("linux"):
-        link.append("-fopenmp")
     built: Any = make  # torch ships no types for it
     return built(
         NAME,
         [os.path.relpath(folder / name) for name in names],
-        extra_compile_args=_compile_flags(),
-        extra_link_args=link,
+        extra_compile_args=compile_flags(),
+        extra_link_args=link_flags(),
         define_macros=[("FTBENCH_STAMP", str(stamp))],
     )
 
 
 def build_into(folder: Path) -> Path:
     """Build in this process, leaving the binary in ``folder``; returns its path."""
-    from setuptools import Distribution
-
     if compiler() is None:
         raise BuildError("no C++ compiler was found; install g++ (Debian, Ubuntu: apt install g++)")
-    built = extension()
+    return compile_into(folder, extension())
+
+
+def compile_into(folder: Path, built: Any) -> Path:
+    """Compile an extension, leaving the binary in ``folder``; returns its path."""
+    from setuptools import Distribution
     from torch.utils.cpp_extension import BuildExtension
 
     distribution = Distribution({"name": "ftbench", "ext_modules": [built]})
@@ -202,7 +211,7 @@ def build_into(folder: Path) -> Path:
     command.build_lib, command.build_temp = str(folder), str(folder / "objects")
     command.ensure_finalized()
     command.run()
-    binary = folder / Path(command.get_ext_filename(NAME))
+    binary = folder / Path(command.get_ext_filename(built.name))
     shutil.rmtree(folder / "objects", ignore_errors=True)
     return binary
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ftbench.ops import backend
+from tests.ops import emulated as emulation
 
 # Every set that any processor has kernels for; test_instruction_sets.py sees that none is missing.
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
@@ -16,6 +17,14 @@ def compiled():
     if serving.name != "compiled":
         pytest.skip(f"nothing is compiled: {serving.reason}")
     return serving.module
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """The GPU's kernels on the CPU: torch.ops.ftbench_emulated."""
+    if emulation.MISSING:
+        pytest.skip(emulation.MISSING)
+    return emulation.operators()
 
 
 @pytest.fixture(autouse=True)

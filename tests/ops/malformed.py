@@ -11,6 +11,7 @@ import sys
 import torch
 
 from ftbench.ops import backend, reference
+from tests.ops import emulated
 
 OPERATORS = torch.ops.ftbench
 REFUSALS = (TypeError, ValueError, IndexError, RuntimeError, NotImplementedError)
@@ -247,6 +248,19 @@ def assert_mixed(result, arguments):
     torch.testing.assert_close(result.detach(), expected, rtol=2e-2, atol=1e-4, equal_nan=True)
 
 
+MIXES = ["mix", "mix_", "mix_into"]
+PENALTIES = ["quadratic_value", "add_quadratic_gradient_"]
+if not emulated.MISSING:
+    MIXES.append("emulated mix_into")
+    PENALTIES.append("emulated add_quadratic_gradient_")
+
+
+def operator_named(name):
+    """Return an operator of MIXES or PENALTIES."""
+    where, _, own = name.rpartition(" ")
+    return getattr(torch.ops.ftbench_emulated if where else OPERATORS, own)
+
+
 def try_mix(name, arguments):
     """Call one of the operators; return whether it took the arguments, which it then got right."""
     given = [arguments[key] for key in ("images", "partner", "weight", "box", "mean", "std")]
@@ -258,7 +272,7 @@ def try_mix(name, arguments):
     else:
         extra, dtype = [arguments["out"]], getattr(arguments["out"], "dtype", None)
     try:
-        result = getattr(OPERATORS, name)(*given, *extra)
+        result = operator_named(name)(*given, *extra)
     except REFUSALS:
         return False
     assert_mixed(given[0] if name == "mix_" else extra[0] if result is None else result,
@@ -291,7 +305,7 @@ def try_penalty(name, arguments):
             each.detach().clone() if isinstance(each, torch.Tensor) else each for each in extra[0]
         ]
     try:
-        found = getattr(OPERATORS, name)(*lists, *(extra if adds else []))
+        found = operator_named(name)(*lists, *(extra if adds else []))
     except REFUSALS:
         return False
     value, pulls = meaning_of_penalty(arguments)
@@ -310,10 +324,6 @@ def try_penalty(name, arguments):
                 gradient.detach().double(), expected, rtol=2e-2, atol=1e-3, equal_nan=True
             )
     return True
-
-
-MIXES = ("mix", "mix_", "mix_into", "mix_as_gpu_into")
-PENALTIES = ("quadratic_value", "add_quadratic_gradient_", "add_quadratic_gradient_as_gpu_")
 
 
 def try_every_pair():
@@ -340,4 +350,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if backend.implementation().name != "compiled":
         sys.exit("nothing is compiled")
+    if not emulated.MISSING:
+        emulated.operators()
     sys.stdout.write("{} taken, {} refused\n".format(*try_every_pair()))

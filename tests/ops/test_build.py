@@ -263,8 +263,15 @@ def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
         "FTBENCH_OPS": "compiled",
     }
     # Compiled before the sanitizer's library is loaded, which would watch the compiler as well.
-    code = "from ftbench.ops import backend, build; print(backend._first_use(build.wanted_stamp()))"
-    subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True)
+    code = """
+from ftbench.ops import backend, build
+from tests.ops import emulated
+backend._first_use(build.wanted_stamp())
+emulated.MISSING or emulated.library()
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=ROOT, check=True, capture_output=True
+    )
     folder = Path(__file__).parent
     names = ("mix", "penalty", "malformed", "gpu_programs", "compiled_mix", "compiled_penalty")
     paths = [str(folder / f"test_{name}.py") for name in names]

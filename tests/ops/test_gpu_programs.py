@@ -1,7 +1,7 @@
 """The GPU's kernels and their launches, done by the CPU: the numbers of the CPU's own kernels.
 
-csrc/emulated compiles the same files for the CPU, where the threads of a block wait for each other
-as a GPU's do, so that grids, shared memory, indices, boxes and arithmetic are tested without one.
+tests/ops/emulated compiles the same files for the CPU, where the threads of a block wait for each
+other as a GPU's do: grids, shared memory, indices, boxes and arithmetic are tested without one.
 test_on_gpu.py tests what this cannot: streams, the GPU's memory and its compiler.
 """
 
@@ -40,8 +40,8 @@ from tests.ops.test_compiled_penalty import (
 )
 from tests.support import make_plan
 
-pytestmark = pytest.mark.usefixtures("compiled")
-OPERATORS = torch.ops.ftbench
+pytestmark = pytest.mark.usefixtures("compiled", "emulated")
+ON_CPU, AS_GPU = torch.ops.ftbench, torch.ops.ftbench_emulated
 
 
 @settings(deadline=None, max_examples=200)
@@ -52,7 +52,7 @@ def test_mixing_has_the_bits_of_plain_torch(case, dtype, layout, offset):
     images, plan = case
     expected = referenced(images, plan, dtype)
     out = out_memory(expected.shape, dtype, layout, offset)
-    OPERATORS.mix_as_gpu_into(*arguments(images, plan), out.tensor)
+    AS_GPU.mix_into(*arguments(images, plan), out.tensor)
     assert same_bits(out.tensor, expected)
     assert out.untouched_outside()
 
@@ -64,7 +64,7 @@ def test_normalised_mixing_is_its_definition(case, dtype, layout):
     shape = images.permute(0, 3, 1, 2).shape if images.dtype == torch.uint8 else images.shape
     normalize = normalization(shape[1])
     out = out_memory(shape, dtype, layout)
-    OPERATORS.mix_as_gpu_into(*arguments(images, plan, normalize), out.tensor)
+    AS_GPU.mix_into(*arguments(images, plan, normalize), out.tensor)
     assert_defined(out.tensor, images, plan, normalize)
     assert out.untouched_outside()
 
@@ -78,7 +78,7 @@ def test_normalised_mixing_is_its_definition(case, dtype, layout):
 def test_a_batch_overwrites_itself(case, layout, offset):
     values, plan = case
     batch = in_memory(values, layout, offset)
-    OPERATORS.mix_as_gpu_into(*arguments(batch.tensor, plan), batch.tensor)
+    AS_GPU.mix_into(*arguments(batch.tensor, plan), batch.tensor)
     assert same_bits(batch.tensor, referenced(values, plan, values.dtype))
     assert batch.untouched_outside()
 
@@ -89,7 +89,7 @@ def test_a_normalised_batch_overwrites_itself(case, layout):
     values, plan = case
     normalize = normalization(values.shape[1])
     batch = in_memory(values, layout).tensor
-    OPERATORS.mix_as_gpu_into(*arguments(batch, plan, normalize), batch)
+    AS_GPU.mix_into(*arguments(batch, plan, normalize), batch)
     assert_defined(batch, values, plan, normalize)
 
 
@@ -103,8 +103,8 @@ def test_batches_of_every_size_are_mixed_in_place_and_apart(batch, data):
     values = draw_values((batch, 3, height, width), dtype, batch, special=True)
     expected = referenced(values, plan, dtype)
     own, apart = values.clone(), torch.empty_like(values)
-    OPERATORS.mix_as_gpu_into(*arguments(own, plan), own)
-    OPERATORS.mix_as_gpu_into(*arguments(values, plan), apart)
+    AS_GPU.mix_into(*arguments(own, plan), own)
+    AS_GPU.mix_into(*arguments(values, plan), apart)
     assert same_bits(own, expected)
     assert same_bits(apart, expected)
 
@@ -123,7 +123,7 @@ def test_every_size_about_a_pack_is_mixed_at_every_alignment(source, dtype, offs
         for layout in DENSE:
             for out_offset in (0, offset):
                 out = out_memory(expected.shape, dtype, layout, out_offset)
-                OPERATORS.mix_as_gpu_into(*arguments(images, plan), out.tensor)
+                AS_GPU.mix_into(*arguments(images, plan), out.tensor)
                 assert same_bits(out.tensor, expected), (width, layout)
                 assert out.untouched_outside()
 
@@ -142,7 +142,7 @@ def test_the_last_of_many_blocks_is_mixed(source, dtype):
         expected = referenced(images, plan, dtype)
         for out_layout in DENSE:
             out = out_memory(expected.shape, dtype, out_layout)
-            OPERATORS.mix_as_gpu_into(*arguments(images, plan), out.tensor)
+            AS_GPU.mix_into(*arguments(images, plan), out.tensor)
             assert same_bits(out.tensor, expected)
             assert out.untouched_outside()
 
@@ -164,7 +164,7 @@ def test_slices_of_every_size_are_mixed_in_place(dtype, batch, height, width):
     plan = make_plan(partner.tolist(), weight.tolist(), box.tolist(), height, width)
     values = draw_values((batch, 3, height, width), dtype, batch)
     expected = referenced(values, plan, dtype)
-    OPERATORS.mix_as_gpu_into(*arguments(values, plan), values)
+    AS_GPU.mix_into(*arguments(values, plan), values)
     assert same_bits(values, expected)
 
 
@@ -187,7 +187,7 @@ def test_long_chains_into_cycles_are_mixed_in_place():
             box = [[0, 0, 1, 1]] * len(partner)
             plan = make_plan(partner.tolist(), weight.tolist(), box, 2, 3)
             expected = referenced(values, plan, torch.float32)
-            for operator in (OPERATORS.mix_as_gpu_into, OPERATORS.mix_into):
+            for operator in (AS_GPU.mix_into, ON_CPU.mix_into):
                 own = values.clone()
                 operator(*arguments(own, plan), own)
                 assert same_bits(own, expected)
@@ -197,10 +197,10 @@ def test_more_channels_than_a_gpu_can_normalise_are_refused_with_their_number():
     values = torch.zeros(1, 129, 1, 1)
     plan = make_plan([0], [1.0], [[0] * 4], 1, 1)
     with pytest.raises(ValueError, match="129 channels, expected at most 128"):
-        OPERATORS.mix_as_gpu_into(*arguments(values, plan, normalization(129)), values)
+        AS_GPU.mix_into(*arguments(values, plan, normalization(129)), values)
     most = draw_values((2, 128, 3, 3), torch.float32, 0)
     plan, out = make_plan([1, 0], [0.3, 0.7], [[0, 0, 1, 1]] * 2, 3, 3), torch.empty_like(most)
-    OPERATORS.mix_as_gpu_into(*arguments(most, plan, normalization(128)), out)
+    AS_GPU.mix_into(*arguments(most, plan, normalization(128)), out)
     assert_defined(out, most, plan, normalization(128))
 
 
@@ -211,8 +211,8 @@ def test_any_number_of_channels_is_mixed_without_normalising(channels, layout):
     plan = make_plan([1, 2, 0], [0.3, 1.0, 0.6], [[0, 1, 2, 3]] * 3, 2, 4)
     images, expected = in_memory(values, layout).tensor, referenced(values, plan, torch.bfloat16)
     out = torch.empty_like(images)
-    OPERATORS.mix_as_gpu_into(*arguments(images, plan), out)
-    OPERATORS.mix_as_gpu_into(*arguments(images, plan), images)
+    AS_GPU.mix_into(*arguments(images, plan), out)
+    AS_GPU.mix_into(*arguments(images, plan), images)
     assert same_bits(out, expected)
     assert same_bits(images, expected)
 
@@ -224,7 +224,7 @@ def test_penalties_are_the_closed_form_and_gradients_have_the_bits_of_the_cpu(ca
     expected = [defined(term, scale) for term in case]
     before = [case[i][4].buffer.clone() for i in trained]
     lists, gradients = listed(case), [tensor(case[i][4]) for i in trained]
-    value = OPERATORS.add_quadratic_gradient_as_gpu_(*lists, gradients, trained, scale)
+    value = AS_GPU.add_quadratic_gradient_(*lists, gradients, trained, scale)
     assert value == pytest.approx(sum(each[0] for each in expected), rel=1e-6, abs=1e-30)
     for i, gradient in zip(trained, gradients, strict=True):
         assert_near(gradient, *expected[i][1:], precision(case[i]))
@@ -232,7 +232,7 @@ def test_penalties_are_the_closed_form_and_gradients_have_the_bits_of_the_cpu(ca
     added = [gradient.clone() for gradient in gradients]
     for i, buffer in zip(trained, before, strict=True):
         case[i][4].buffer.copy_(buffer)
-    OPERATORS.add_quadratic_gradient_(*lists, gradients, trained, scale)
+    ON_CPU.add_quadratic_gradient_(*lists, gradients, trained, scale)
     assert all(same_bits(a, b) for a, b in zip(added, gradients, strict=True))
 
 
@@ -248,8 +248,8 @@ def test_penalties_of_every_size_about_a_share_are_right(size, offset):
     parameter, anchor, weights, gradient = (row[offset:] for row in memory)
     case = [parameter], [anchor], [weights.abs_()], [0.0]
     here, there = gradient.clone(), memory[3].clone()[offset:]
-    value = OPERATORS.add_quadratic_gradient_(*case, [here], [0], 0.5)
-    found = OPERATORS.add_quadratic_gradient_as_gpu_(*case, [there], [0], 0.5)
+    value = ON_CPU.add_quadratic_gradient_(*case, [here], [0], 0.5)
+    found = AS_GPU.add_quadratic_gradient_(*case, [there], [0], 0.5)
     assert found == pytest.approx(value.item(), rel=1e-6)
     assert same_bits(here, there)
     gap = parameter.double().numpy() - anchor.double().numpy()
@@ -260,10 +260,10 @@ def test_where_a_gradient_lies_does_not_change_a_bit_of_the_value():
     generator = torch.Generator().manual_seed(0)
     parameter, anchor = torch.randn(2, BLOCK + 77, generator=generator).unbind()
     case = [parameter.clone()], [anchor.clone()], [None], [0.3]
-    value = OPERATORS.add_quadratic_gradient_as_gpu_(*case, [], [], 1.0)
+    value = AS_GPU.add_quadratic_gradient_(*case, [], [], 1.0)
     for offset in range(5):
         gradient = torch.zeros(BLOCK + 77 + offset)[offset:]
-        assert OPERATORS.add_quadratic_gradient_as_gpu_(*case, [gradient], [0], 1.0) == value
+        assert AS_GPU.add_quadratic_gradient_(*case, [gradient], [0], 1.0) == value
         assert torch.equal(gradient, 0.3 * (case[0][0] - case[1][0]))
 
 
@@ -273,9 +273,7 @@ def test_penalties_without_anchor_or_gradient_are_right(size, dtype, anchored, o
     generator = torch.Generator().manual_seed(size)
     parameter = torch.randn(size + offset, generator=generator).to(dtype)[offset:]
     anchor = torch.randn(size, generator=generator).to(dtype) if anchored else None
-    found = OPERATORS.add_quadratic_gradient_as_gpu_(
-        [parameter], [anchor], [None], [0.5], [], [], 1.0
-    )
+    found = AS_GPU.add_quadratic_gradient_([parameter], [anchor], [None], [0.5], [], [], 1.0)
     gap = parameter.double() - (anchor.double() if anchored else 0)
     assert found == pytest.approx(0.25 * float(gap.square().sum()), rel=1e-6, abs=1e-30)
 
@@ -288,8 +286,8 @@ def test_more_terms_than_a_launch_takes_are_added_by_several():
     anchors = [torch.randn(size, generator=generator) for size in sizes]
     gradients = [torch.ones(size) for size in sizes]
     case = parameters, anchors, [None] * 400, [0.1 + i for i in range(400)]
-    found = OPERATORS.add_quadratic_gradient_as_gpu_(*case, gradients, list(range(400)), 1.0)
-    expected = OPERATORS.quadratic_value([p.double() for p in parameters], *case[1:])
+    found = AS_GPU.add_quadratic_gradient_(*case, gradients, list(range(400)), 1.0)
+    expected = ON_CPU.quadratic_value([p.double() for p in parameters], *case[1:])
     assert found == pytest.approx(expected.item(), rel=1e-6)
     for parameter, anchor, strength, gradient in zip(*case[:2], case[3], gradients, strict=True):
         torch.testing.assert_close(gradient, 1 + strength * (parameter - anchor))
@@ -298,8 +296,8 @@ def test_more_terms_than_a_launch_takes_are_added_by_several():
 @pytest.mark.parametrize("batch", [0, 1, 255, 256, 257, 1000])
 def test_label_weights_have_the_bits_of_the_cpu(batch):
     plan = sample_mix(batch, 31, 17, mixup_alpha=0.8, cutmix_alpha=1.0, seed=0, step=4)
-    found = OPERATORS.label_weight_as_gpu(plan.weight, plan.box, 31, 17)
-    assert torch.equal(found, OPERATORS.label_weight(plan.weight, plan.box, 31, 17))
+    found = AS_GPU.label_weight(plan.weight, plan.box, 31, 17)
+    assert torch.equal(found, ON_CPU.label_weight(plan.weight, plan.box, 31, 17))
 
 
 def test_a_channels_last_parameter_is_added_to_a_turned_gradient():
@@ -307,8 +305,6 @@ def test_a_channels_last_parameter_is_added_to_a_turned_gradient():
     values = draw_values(shape, torch.float32, 0)
     parameter = in_memory(values, "channels_last").tensor
     gradient = torch.zeros(1000).as_strided(shape, strides_of("transposed", *shape))
-    value = OPERATORS.add_quadratic_gradient_as_gpu_(
-        [parameter], [None], [None], [2.0], [gradient], [0], 1.0
-    )
+    value = AS_GPU.add_quadratic_gradient_([parameter], [None], [None], [2.0], [gradient], [0], 1.0)
     assert value == pytest.approx(float(values.double().square().sum()), rel=1e-6)
     assert same_bits(gradient, 2 * values)

@@ -94,6 +94,17 @@ def ends(tensor, count=70_000):
     return tensor[:count].clone(), tensor[-count:].clone()
 
 
+@pytest.fixture(params=["CPU", pytest.param("emulated GPU", marks=pytest.mark.slow)])
+def mix_into(request):
+    """Mixing into a buffer by the CPU, and as a GPU does it."""
+    if request.param == "CPU":
+        yield OPERATORS.mix_into
+        return
+    operators = request.getfixturevalue("emulated")
+    yield operators.mix_into
+    operators.run_blocks_at_ends(0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_penalty_of_more_than_two_to_the_31_elements_is_added(sparse, threads, dtype):
     threads(2)
@@ -110,16 +121,18 @@ def test_a_penalty_of_more_than_two_to_the_31_elements_is_added(sparse, threads,
     assert gradient.untouched_between()
 
 
-def test_the_gpus_program_reaches_elements_beyond_two_to_the_31(sparse):
+def test_the_gpus_program_reaches_elements_beyond_two_to_the_31(sparse, emulated):
     """Two of three tensors are short: blocks, and not elements, are what is counted on."""
     elements = MANY + 3
     parameter = sparse(elements, torch.bfloat16)
     ends(parameter.tensor)
     tail = parameter.tensor[MANY - 65536 * 2 + 3 :]
     small = torch.ones(5)
-    whole = OPERATORS.add_quadratic_gradient_as_gpu_(
+    emulated.run_blocks_at_ends(64)  # what lies between is zero
+    whole = emulated.add_quadratic_gradient_(
         [small, parameter.tensor], [None, None], [None, None], [1.0, 1.0], [], [], 1.0
     )
+    emulated.run_blocks_at_ends(0)
     first = parameter.tensor[: 65536 * 2]
     expected = 2.5 + 0.5 * sum(float(part.double().square().sum()) for part in (first, tail))
     assert whole == pytest.approx(expected, rel=1e-6)
@@ -152,10 +165,7 @@ def plan_of_three():
     return make_plan([2, 2, 0], [0.25, 0.75, 0.0], box, SIDE, SIDE)
 
 
-@pytest.mark.parametrize(
-    "operator", ["mix_into", pytest.param("mix_as_gpu_into", marks=pytest.mark.slow)]
-)
-def test_a_batch_of_more_than_two_to_the_31_values_is_mixed(sparse, threads, operator):
+def test_a_batch_of_more_than_two_to_the_31_values_is_mixed(sparse, threads, mix_into):
     threads(2)
     shape = (BATCH, 1, SIDE, SIDE)
     assert BATCH * LAST > MANY + 2**21
@@ -164,46 +174,44 @@ def test_a_batch_of_more_than_two_to_the_31_values_is_mixed(sparse, threads, ope
     for index in (0, -2, -1):
         batch[index].random_(generator=torch.Generator().manual_seed(index % 5))
     out = sparse(BATCH * LAST, torch.bfloat16, own_bytes=4 * LAST)
-    getattr(OPERATORS, operator)(*arguments(batch, plan_of_the_ends()), out.tensor.view(shape))
+    mix_into(*arguments(batch, plan_of_the_ends()), out.tensor.view(shape))
     expected = referenced(three_images(batch), plan_of_three(), torch.bfloat16)
     assert same_bits(three_images(out.tensor.view(shape)), expected)
     assert out.untouched_between()
 
 
-@pytest.mark.parametrize(
-    "operator", ["mix_into", pytest.param("mix_as_gpu_into", marks=pytest.mark.slow)]
-)
-def test_a_batch_of_more_than_two_to_the_31_values_overwrites_itself(sparse, threads, operator):
+def test_a_batch_of_more_than_two_to_the_31_values_overwrites_itself(sparse, threads, mix_into):
     threads(2)
     images = sparse(BATCH * LAST, torch.bfloat16, own_bytes=4 * LAST)
     batch = images.tensor.view(BATCH, 1, SIDE, SIDE)
     for index in (0, -2, -1):
         batch[index].normal_(generator=torch.Generator().manual_seed(index % 5))
     expected = referenced(three_images(batch), plan_of_three(), torch.bfloat16)
-    getattr(OPERATORS, operator)(*arguments(batch, plan_of_the_ends()), batch)
+    mix_into(*arguments(batch, plan_of_the_ends()), batch)
     assert same_bits(three_images(batch), expected)
     assert images.untouched_between()
 
 
-@pytest.mark.parametrize(
-    "operator", ["mix_into", pytest.param("mix_as_gpu_into", marks=pytest.mark.slow)]
-)
-def test_one_image_of_more_than_two_to_the_31_pixels_is_mixed(sparse, threads, operator):
+def test_images_of_more_than_two_to_the_31_pixels_are_mixed(sparse, threads, mix_into):
     """Rows times width, and a box at the far corner, are beyond 32 bits."""
     threads(2)
     height, width = 2**15 + 8, 2**16
-    pixels = height * width
-    assert pixels > MANY
-    images = sparse(pixels, torch.uint8)
-    batch = images.tensor.view(1, height, width, 1)
-    batch[0, -4:].random_(generator=torch.Generator().manual_seed(0))
-    out = sparse(pixels, torch.float16)
-    result = out.tensor.view(1, 1, height, width)
-    # Its own partner, so that box and weight change nothing but the way through the kernel.
-    box = [[height - 2, width // 2 + 1, height, width - 3]]
-    plan = make_plan([0], [0.5], box, height, width)
-    getattr(OPERATORS, operator)(*arguments(batch, plan), result)
-    assert same_bits(result[0, 0, -4:].clone(), batch[0, -4:, :, 0].half())
+    assert height * width > MANY
+    images = sparse(2 * height * width, torch.uint8)
+    batch = images.tensor.view(2, height, width, 1)
+    batch[1, -4:].random_(1, 256, generator=torch.Generator().manual_seed(0))
+    out = sparse(2 * height * width, torch.float16)
+    result = out.tensor.view(2, 1, height, width)
+    # The last has zeros of the first in the box alone.
+    box = [height - 2, width // 2 + 1, height, width - 3]
+    plan = make_plan([0, 0], [1.0, 1.0], [[0] * 4, box], height, width)
+    if mix_into is not OPERATORS.mix_into:
+        # A thread a pixel: all would take minutes, the rows looked at are in the last blocks.
+        torch.ops.ftbench_emulated.run_blocks_at_ends(4096)
+    mix_into(*arguments(batch, plan), result)
+    expected = batch[1, -4:, :, 0].half()
+    expected[-2:, box[1] : box[3]] = 0
+    assert same_bits(result[1, 0, -4:].clone(), expected)
     assert out.untouched_between()
 
 

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ftbench.ops import MixPlan, QuadraticPenalty, mix
-from tests.ops import malformed
+from tests.ops import emulated, malformed
 from tests.ops.malformed import OPERATORS, good_mix, good_penalty
 from tests.support import ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _emulated_where_it_can_be(request):
+    if not emulated.MISSING:
+        request.getfixturevalue("emulated")
 
 
 def replaced(bad, most):
