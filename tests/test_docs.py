@@ -256,3 +256,52 @@ def test_every_key_of_a_spec_is_documented_with_its_default_and_meaning(model):
             shown = ", ".join(map(str, shown))
         if name != "recipe":
             assert default.strip("`").lower() == str(shown).lower()
+
+
+# README.md: what the compiled operators are worth
+
+PEERS = {
+    "timm": "timm",
+    "torchvision": "torchvision v2",
+    "autograd": "a loop over parameters, through autograd",
+    "`torch.compile`": "torch.compile of the loop",
+    "`_foreach`": "torch._foreach",
+    "`torch.compile` without autograd": "torch.compile of a loop without autograd",
+}
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def rounds_to(text, value):
+    """Return whether a number of the README is the measured one, rounded to its last digit."""
+    decimals = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.5001 * 10**-decimals
+
+
+def test_the_readmes_table_is_of_the_committed_measurement():
+    measured = (ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.md").read_text(encoding="utf-8")
+    ours, peers, name = {}, {}, ""
+    for title, *cells in map(cells_of, measured.split("\n\n")[0].splitlines()[2:]):
+        if title.startswith("**"):
+            name = title.strip("*").replace("64×3×224×224 ", "").removesuffix(", ResNet-50")
+            ours[name] = cells
+        else:
+            peers[name, title] = cells
+    lines = README.split("| on two cores of an EPYC")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(lines) == 7
+    for name, time, share, others in map(cells_of, lines):
+        median, _, copies = ours[name][:3]
+        number, unit = median.lstrip("~").split()
+        milliseconds = float(number) * {"ms": 1, "µs": 1e-3}[unit]
+        assert time.startswith("~") == median.startswith("~"), name
+        assert rounds_to(time.strip("~ ms"), milliseconds), name
+        assert share.replace(" ", "") == copies.split()[0], name
+        for peer, factor in (each.rsplit(" ", 1) for each in others.split(", ")):
+            (cells,) = (
+                cells
+                for (of, title), cells in peers.items()
+                if of == name and title.startswith(PEERS[peer])
+            )
+            assert rounds_to(factor, float(cells[3].partition("×")[0])), (name, peer)

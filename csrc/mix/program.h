@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "mix.h"
-#include "pack.h"
+#include "../pack.h"
 
 namespace ftbench {
 

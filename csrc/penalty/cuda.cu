@@ -39,7 +39,8 @@ __device__ double block_total(double number) {
   return number;
 }
 
-__global__ void __launch_bounds__(kPenaltyThreads)
+// Three blocks at a time on a processor: enough loads on their way to keep the memory busy.
+__global__ void __launch_bounds__(kPenaltyThreads, 3)
     add_blocks(FTBENCH_LARGE_ARGUMENT(TermTable) table, double scale, double* partials) {
   const int64_t block = blockIdx.x / kGroupsPerBlock, group = blockIdx.x % kGroupsPerBlock;
   const int64_t index = term_of(table.starts, table.count, block);

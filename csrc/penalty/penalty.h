@@ -7,7 +7,8 @@ namespace ftbench {
 
 enum class Number : int8_t { kFloat, kHalf, kBFloat16, kDouble };
 
-// One parameter's part of ½ Σ s (θ − a)². All of its tensors have `size` elements in one order.
+// One parameter's part of ½ Σ s (θ − a)². All of its tensors have `size` elements in one order; all
+// are in float64, or none.
 struct Term {
   const void* parameter;
   const void* anchor;    // null: zero

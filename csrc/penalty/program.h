@@ -5,6 +5,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include "../pack.h"
 #include "penalty.h"
 
 namespace ftbench {
@@ -12,18 +13,6 @@ namespace ftbench {
 constexpr int kPenaltyThreads = 512;
 // Groups of threads that share a block of the sum: enough of them to keep a large GPU busy.
 constexpr int64_t kGroupsPerBlock = 4;
-
-struct alignas(16) Four {
-  float at[4];
-};
-
-// Whether all that a sum is of can be read by sixteen bytes; a gradient, which is not, must not
-// change the sum's order.
-FTBENCH_SHARED bool on_sixteen_bytes(const Term& term) {
-  return ((reinterpret_cast<uintptr_t>(term.parameter) |
-           reinterpret_cast<uintptr_t>(term.anchor) | reinterpret_cast<uintptr_t>(term.weights)) &
-          15) == 0;
-}
 
 template <class Real>
 FTBENCH_SHARED Real read_number(const void* p, Number type, int64_t i) {
@@ -68,33 +57,98 @@ FTBENCH_SHARED double add_element(const Term& term, int64_t i, Real scale) {
   return static_cast<double>(pull * gap);
 }
 
-// Sixteen bytes of each array at a time.
+using Four = Pack<float, 4>;
+
+// Whether four numbers of the array can be moved together.
+FTBENCH_SHARED bool holds_fours(const void* p, Number type) {
+  const uintptr_t bytes = type == Number::kFloat ? 16 : 8;
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
+// Whether all that a sum is of can be read by fours; a gradient, which is not, must not change the
+// sum's order.
+FTBENCH_SHARED bool holds_fours(const Term& term) {
+  return term.parameter_type != Number::kDouble &&
+         holds_fours(term.parameter, term.parameter_type) &&
+         holds_fours(term.anchor, term.anchor_type) && holds_fours(term.weights, term.weights_type);
+}
+
+// Four numbers as they lie in memory: loaded first and widened when all are on their way.
+using Raw = Pack<uint32_t, 4>;
+
+template <bool kFloats>
+FTBENCH_SHARED Raw read_raw(const void* p, Number type, int64_t i) {
+  if (kFloats || type == Number::kFloat) {
+    return load_pack<uint32_t, 4>(static_cast<const uint32_t*>(p) + i);
+  }
+  const auto* const at = reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(p) + i);
+  const auto half = load_pack<uint32_t, 2>(at);
+  return {{half.at[0], half.at[1], 0, 0}};
+}
+
+template <class T>
+FTBENCH_SHARED Four widened(const Raw& raw) {
+  T narrow[4];
+  memcpy(narrow, raw.at, sizeof narrow);
+  Four four;
+  for (int j = 0; j < 4; ++j) four.at[j] = static_cast<float>(narrow[j]);
+  return four;
+}
+template <bool kFloats>
+FTBENCH_SHARED Four widened(const Raw& raw, Number type) {
+  if (!kFloats && type == Number::kHalf) return widened<c10::Half>(raw);
+  if (!kFloats && type == Number::kBFloat16) return widened<c10::BFloat16>(raw);
+  return widened<float>(raw);
+}
+
+template <class T>
+FTBENCH_SHARED void write_narrowed(void* p, int64_t i, const Four& four) {
+  Pack<T, 4> written;
+  for (int j = 0; j < 4; ++j) written.at[j] = static_cast<T>(four.at[j]);
+  store_pack(static_cast<T*>(p) + i, written);
+}
+template <bool kFloats>
+FTBENCH_SHARED void write_four(void* p, Number type, int64_t i, const Four& four) {
+  if (!kFloats && type == Number::kHalf) return write_narrowed<c10::Half>(p, i, four);
+  if (!kFloats && type == Number::kBFloat16) return write_narrowed<c10::BFloat16>(p, i, four);
+  write_narrowed<float>(p, i, four);
+}
+
+// Four numbers of each array at a time: all in float32, or any mixture of precisions up to it.
+template <bool kFloats>
 FTBENCH_SHARED double add_fours(const Term& term, int64_t begin, int64_t end, int thread,
                                 float scale) {
-  const float* parameter = static_cast<const float*>(term.parameter);
-  const float* anchor = static_cast<const float*>(term.anchor);
-  const float* weights = static_cast<const float*>(term.weights);
-  float* gradient = static_cast<float*>(term.gradient);
+  const void *const parameter = term.parameter, *const anchor = term.anchor;
+  const void* const weights = term.weights;
+  void* const gradient = term.gradient;
+  const Number parameter_type = term.parameter_type, anchor_type = term.anchor_type;
+  const Number weights_type = term.weights_type, gradient_type = term.gradient_type;
   const float strength = static_cast<float>(term.strength);
-  const bool whole = (reinterpret_cast<uintptr_t>(gradient) & 15) == 0;
+  const bool whole = gradient && holds_fours(gradient, gradient_type);
   double sum = 0.0;
 #if defined(__CUDA_ARCH__)
-#pragma unroll 4
+#pragma unroll(kFloats ? 4 : 1)
 #endif
   for (int64_t i = begin + 4 * thread; i + 4 <= end; i += 4 * kPenaltyThreads) {
-    const Four theta = *reinterpret_cast<const Four*>(parameter + i);
-    const Four start = anchor ? *reinterpret_cast<const Four*>(anchor + i) : Four{};
-    const Four factor = weights ? *reinterpret_cast<const Four*>(weights + i)
+    Raw raw_start{}, raw_factor{}, raw_total{};
+    const Raw raw_theta = read_raw<kFloats>(parameter, parameter_type, i);
+    if (anchor) raw_start = read_raw<kFloats>(anchor, anchor_type, i);
+    if (weights) raw_factor = read_raw<kFloats>(weights, weights_type, i);
+    if (whole) raw_total = read_raw<kFloats>(gradient, gradient_type, i);
+    const Four theta = widened<kFloats>(raw_theta, parameter_type);
+    const Four start = widened<kFloats>(raw_start, anchor_type);
+    const Four factor = weights ? widened<kFloats>(raw_factor, weights_type)
                                 : Four{{strength, strength, strength, strength}};
-    Four total = gradient && whole ? *reinterpret_cast<const Four*>(gradient + i) : Four{};
+    Four total = widened<kFloats>(raw_total, gradient_type);
     for (int j = 0; j < 4; ++j) {
       const float gap = theta.at[j] - start.at[j];
       const float pull = factor.at[j] * gap;
       sum += static_cast<double>(pull * gap);
-      if (gradient && !whole) gradient[i + j] += scale * pull;
+      if (gradient && !whole) {
+        add_to(gradient, kFloats ? Number::kFloat : gradient_type, i + j, scale * pull);
+      }
       total.at[j] += scale * pull;
     }
-    if (gradient && whole) *reinterpret_cast<Four*>(gradient + i) = total;
+    if (whole) write_four<kFloats>(gradient, gradient_type, i, total);
   }
   return sum;
 }
@@ -108,8 +162,10 @@ FTBENCH_SHARED double add_group_part(const Term& term, int64_t block, int64_t gr
   if (begin >= end) return 0.0;
   double sum = 0.0;
   int64_t rest = begin;
-  if (all_are(term, Number::kFloat) && on_sixteen_bytes(term)) {
-    sum = add_fours(term, begin, end, thread, static_cast<float>(scale));
+  if (holds_fours(term)) {
+    const float factor = static_cast<float>(scale);
+    sum = all_are(term, Number::kFloat) ? add_fours<true>(term, begin, end, thread, factor)
+                                        : add_fours<false>(term, begin, end, thread, factor);
     rest = end - (end - begin) % 4;
   }
   const bool in_double = term.parameter_type == Number::kDouble;

@@ -256,6 +256,35 @@ def test_penalties_of_every_size_about_a_share_are_right(size, offset):
     assert found == pytest.approx(0.5 * np.sum(weights.double().numpy() * gap**2), rel=1e-6)
 
 
+# Four numbers of each array are read together where all four arrays allow it.
+@pytest.mark.parametrize("offset", [0, 1, 2, 4])
+@pytest.mark.parametrize("size", [1, 4, 2047, 16387, BLOCK + 6])
+@pytest.mark.parametrize(
+    ("kept", "factors"),
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.bfloat16),
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_penalties_of_narrow_numbers_are_right_at_every_alignment(kept, factors, size, offset):
+    memory = torch.randn(4, size + offset, generator=torch.Generator().manual_seed(size))
+    parameter, anchor, gradient = (row.to(kept)[offset:] for row in memory[:3])
+    weights = memory[3].abs().to(factors)[offset:]
+    case = [parameter], [anchor], [weights], [0.0]
+    here, there = (gradient.clone() for _ in range(2))
+    aside = torch.cat([gradient[:1], gradient])[1:]  # where four cannot be written together
+    ON_CPU.add_quadratic_gradient_(*case, [here], [0], 0.5)
+    found = AS_GPU.add_quadratic_gradient_(*case, [there], [0], 0.5)
+    assert AS_GPU.add_quadratic_gradient_(*case, [aside], [0], 0.5) == found
+    assert same_bits(here, there)
+    assert same_bits(here, aside.clone())
+    gap = parameter.double().numpy() - anchor.double().numpy()
+    assert found == pytest.approx(0.5 * np.sum(weights.double().numpy() * gap**2), rel=1e-6)
+
+
 def test_where_a_gradient_lies_does_not_change_a_bit_of_the_value():
     generator = torch.Generator().manual_seed(0)
     parameter, anchor = torch.randn(2, BLOCK + 77, generator=generator).unbind()

@@ -27,7 +27,7 @@
 #define FTBENCH_DYNAMIC_SHARED(Type, name) Type* name = reinterpret_cast<Type*>(dynamic_shared.get())
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 namespace ftbench::emulated {
 namespace {

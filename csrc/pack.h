@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../portable.h"
+#include "portable.h"
 
 namespace ftbench {
 
