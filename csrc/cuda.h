@@ -1,6 +1,6 @@
 // Launching the GPU's kernels. No headers but those of the toolkit's compiler and c10's numbers, so
-// that the compiler's toolkit is enough. Tests compile the same for the
-// CPU: FTBENCH_EMULATION is their header with CUDA's words, FTBENCH_GPU the namespace.
+// that the compiler's toolkit is enough. Tests compile the same for the CPU: FTBENCH_EMULATION is
+// their header with CUDA's words, FTBENCH_GPU the namespace.
 #pragma once
 
 #if defined(FTBENCH_EMULATION)

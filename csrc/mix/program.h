@@ -8,8 +8,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "mix.h"
 #include "../pack.h"
+#include "mix.h"
 
 namespace ftbench {
 
