@@ -55,21 +55,31 @@ def _mixing() -> list[str]:
 
 
 def _penalty() -> list[str]:
-    return [f"penalty {dtype}" for dtype in (*FLOATS, torch.float64) if not _agrees(dtype)]
+    alike = [(dtype, dtype, 0, 0) for dtype in (*FLOATS, torch.float64)]
+    # Narrow beside wide, and elements that cannot be moved by fours: all of them, the gradient's.
+    others = itertools.product(FLOATS, (torch.float32, torch.bfloat16), (0, 1), (0, 1))
+    return [f"penalty {case}" for case in (*alike, *others) if not _agrees(*case)]
 
 
-def _agrees(dtype: torch.dtype) -> bool:
-    """Return whether value and gradients of L2-SP and EWC terms are the CPU's."""
+def _agrees(dtype: torch.dtype, factors: torch.dtype, offset: int, grad_offset: int) -> bool:
+    """Return whether value and gradients of L2-SP and EWC terms are the CPU's.
+
+    Parameters begin ``offset`` elements into their memory, gradients ``grad_offset``.
+    """
     found = {}
     for device in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)
-        parameters = [
-            torch.nn.Parameter(torch.randn(size, generator=generator).to(device, dtype))
-            for size in (1, 5, 4096, 70_001)
-        ]
+        parameters, strength = [], []
+        for size in (1, 5, 4096, 70_001):
+            memory = torch.randn(size + offset, generator=generator).to(device, dtype)
+            parameter = torch.nn.Parameter(memory[offset:])
+            parameter.grad = torch.zeros(size + grad_offset, device=device, dtype=dtype)[
+                grad_offset:
+            ]
+            parameters.append(parameter)
+            strength.append(torch.full((size,), 2.0, device=device, dtype=factors))
         anchors = [None, *(parameter.detach() * 0.5 for parameter in parameters[1:])]
-        strength = [0.5, 0.1, *(torch.full_like(each, 2.0) for each in parameters[2:])]
-        penalty = ops.QuadraticPenalty(parameters, anchors, strength)
+        penalty = ops.QuadraticPenalty(parameters, anchors, [0.5, 0.1, *strength[2:]])
         value = penalty.add_gradient_()
         gradients = [parameter.grad for parameter in parameters]
         found[device] = [each.detach().cpu().double() for each in (value, *gradients)]

@@ -6,6 +6,11 @@
 
 #include "portable.h"
 
+// Tests see to it that what is moved at once lies where a GPU can.
+#if !defined(FTBENCH_TOUCH)
+#define FTBENCH_TOUCH(p, bytes)
+#endif
+
 namespace ftbench {
 
 template <class T, int kSize, class = void>
@@ -52,6 +57,7 @@ FTBENCH_SHARED Pack<T, kSize> load_pack(const T* p) {
   if constexpr (kSize * sizeof(T) % 4 == 0) {
     using Moved = Unit<kSize * sizeof(T)>;
     typename Moved::Type units[Moved::kCount];
+    FTBENCH_TOUCH(p, sizeof(typename Moved::Type));
     for (int i = 0; i < Moved::kCount; ++i) {
       units[i] = reinterpret_cast<const typename Moved::Type*>(p)[i];
     }
@@ -68,6 +74,7 @@ FTBENCH_SHARED void store_pack(T* p, const Pack<T, kSize>& pack) {
     using Moved = Unit<kSize * sizeof(T)>;
     typename Moved::Type units[Moved::kCount];
     memcpy(units, &pack, sizeof pack);
+    FTBENCH_TOUCH(p, sizeof(typename Moved::Type));
     for (int i = 0; i < Moved::kCount; ++i) {
 #if defined(__CUDA_ARCH__)
       // An assignment is split into one store for each word.

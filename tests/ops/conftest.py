@@ -19,12 +19,20 @@ def compiled():
     return serving.module
 
 
-@pytest.fixture(scope="session")
-def emulated():
+@pytest.fixture(scope="module")
+def emulated(compiled):
     """The GPU's kernels on the CPU: torch.ops.ftbench_emulated."""
     if emulation.MISSING:
         pytest.skip(emulation.MISSING)
     return emulation.operators()
+
+
+@pytest.fixture(scope="module")
+def every_operator(request, compiled):
+    """The compiled operators, and the emulated GPU's where they can be had."""
+    if not emulation.MISSING:
+        request.getfixturevalue("emulated")
+    return compiled
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +46,8 @@ def _settings_put_back(request):
     yield
     module.use_instruction_set(kept)
     module.set_last_cache_bytes(cache_bytes)
+    if "emulated" in request.fixturenames:
+        torch.ops.ftbench_emulated.run_blocks_at_ends(0)
 
 
 # For a module and not for a test: hypothesis asks for that.

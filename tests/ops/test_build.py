@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +208,17 @@ def test_where_cuda_does_not_compile_the_cpu_alone_does(monkeypatch, caplog, tmp
     # Not a real binary: it is found, and then refused in words.
     assert "cannot be loaded" in backend.implementation().reason
     assert "the CPU alone, then" in caplog.text
+
+
+def test_a_source_distribution_has_every_source(tmp_path):
+    command = ["-q", "egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path]
+    subprocess.run([sys.executable, "setup.py", *command], cwd=ROOT, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    assert len(sources) > 20
+    assert {path.relative_to(ROOT).as_posix() for path in sources} <= names
 
 
 USE = """

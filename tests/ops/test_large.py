@@ -98,11 +98,8 @@ def ends(tensor, count=70_000):
 def mix_into(request):
     """Mixing into a buffer by the CPU, and as a GPU does it."""
     if request.param == "CPU":
-        yield OPERATORS.mix_into
-        return
-    operators = request.getfixturevalue("emulated")
-    yield operators.mix_into
-    operators.run_blocks_at_ends(0)
+        return OPERATORS.mix_into
+    return request.getfixturevalue("emulated").mix_into
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -132,7 +129,6 @@ def test_the_gpus_program_reaches_elements_beyond_two_to_the_31(sparse, emulated
     whole = emulated.add_quadratic_gradient_(
         [small, parameter.tensor], [None, None], [None, None], [1.0, 1.0], [], [], 1.0
     )
-    emulated.run_blocks_at_ends(0)
     first = parameter.tensor[: 65536 * 2]
     expected = 2.5 + 0.5 * sum(float(part.double().square().sum()) for part in (first, tail))
     assert whole == pytest.approx(expected, rel=1e-6)

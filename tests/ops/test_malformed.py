@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ftbench.ops import MixPlan, QuadraticPenalty, mix
-from tests.ops import emulated, malformed
+from tests.ops import malformed
 from tests.ops.malformed import OPERATORS, good_mix, good_penalty
 from tests.support import ROOT
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _emulated_where_it_can_be(request):
-    if not emulated.MISSING:
-        request.getfixturevalue("emulated")
 
 
 def replaced(bad, most):
@@ -32,7 +26,7 @@ def replaced(bad, most):
 
 @settings(deadline=None, max_examples=600)
 @given(st.sampled_from(malformed.MIXES), replaced(malformed.BAD_MIX, 5))
-def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(compiled, name, replacements):
+def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(every_operator, name, replacements):
     arguments = good_mix()
     arguments.update({key: make() for key, make in replacements.items()})
     taken = malformed.try_mix(name, arguments)
@@ -41,7 +35,9 @@ def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(compiled, name, re
 
 @settings(deadline=None, max_examples=600)
 @given(st.sampled_from(malformed.PENALTIES), replaced(malformed.BAD_PENALTY, 5))
-def test_any_arguments_of_a_penalty_are_refused_or_added_rightly(compiled, name, replacements):
+def test_any_arguments_of_a_penalty_are_refused_or_added_rightly(
+    every_operator, name, replacements
+):
     arguments = good_penalty()
     arguments.update({key: make() for key, make in replacements.items()})
     taken = malformed.try_penalty(name, arguments)
@@ -63,7 +59,7 @@ def any_tensor(draw):
 
 @settings(deadline=None, max_examples=600)
 @given(st.sampled_from(malformed.MIXES), st.data())
-def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(compiled, name, data):
+def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(every_operator, name, data):
     chosen = data.draw(
         st.dictionaries(
             st.sampled_from(["images", "partner", "weight", "box", "out"]), any_tensor(), max_size=3
@@ -117,10 +113,10 @@ def test_a_penalty_of_tensors_with_and_without_data_is_refused(compiled, where):
 
 @pytest.mark.parametrize("weight", [-1.0, -2.0, 2.0, math.nan, math.inf])
 @pytest.mark.parametrize("name", malformed.MIXES)
-def test_a_weight_out_of_range_is_refused_or_means_what_it_says(compiled, name, weight):
+def test_a_weight_out_of_range_is_refused_or_means_what_it_says(every_operator, name, weight):
     for normalised in (False, True):
-        for instruction_set in compiled.instruction_sets():
-            compiled.use_instruction_set(instruction_set)
+        for instruction_set in every_operator.instruction_sets():
+            every_operator.use_instruction_set(instruction_set)
             arguments = good_mix()
             arguments["weight"] = torch.full((malformed.BATCH,), weight)
             if not normalised:

@@ -1,15 +1,20 @@
 // The GPU's kernels and their launches, compiled for the CPU: torch.ops.ftbench_emulated has the
 // operators that cuda.cpp has.
+
+// Before any header: fortified, longjmp refuses to go to another stack.
+#undef _FORTIFY_SOURCE
+
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <mutex>
 
+#define FTBENCH_EMULATION "emulation.h"
+#include FTBENCH_EMULATION
+
 #include "mix/call.h"
 #include "penalty/call.h"
-
-#define FTBENCH_EMULATION "emulation.h"
 #include "mix/cuda.cu"
 #include "penalty/cuda.cu"
 
@@ -23,6 +28,7 @@ std::mutex one_launch_at_a_time;
 
 void check(cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, "a GPU would have refused the launch");
+  TORCH_CHECK(!std::exchange(misaligned, false), "a GPU would have refused an address");
 }
 
 void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,

@@ -3,8 +3,6 @@
 // of its own from then on. One launch at a time, in one process.
 #pragma once
 
-// Fortified, longjmp refuses another stack.
-#undef _FORTIFY_SOURCE
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -25,6 +23,8 @@
 #define FTBENCH_LARGE_ARGUMENT(Type) const Type&
 #define FTBENCH_STATIC_SHARED(Type, name) Type& name = static_shared<Type>()
 #define FTBENCH_DYNAMIC_SHARED(Type, name) Type* name = reinterpret_cast<Type*>(dynamic_shared.get())
+#define FTBENCH_TOUCH(p, bytes) \
+  ::ftbench::emulated::misaligned |= reinterpret_cast<uintptr_t>(p) % (bytes) != 0
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
@@ -39,6 +39,7 @@ struct Index {
   unsigned x;
 };
 Index threadIdx, blockIdx;
+bool misaligned = false;  // whether a thread moved several bytes at once from where a GPU cannot
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
