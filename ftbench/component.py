@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Set
+from enum import Enum
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from ftbench.errors import SpecError, did_you_mean
+from ftbench.errors import PluginError, SpecError, explain
 
 
 class Options(BaseModel):
@@ -45,11 +48,68 @@ class Component:
             for name, value in self.options
             if value != type(self.options).model_fields[name].get_default(call_default_factory=True)
         }
-        text = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        text = ", ".join(f"{name}={_spelt(canonical(v))}" for name, v in changed.items())
         return f"{self.name}({text})" if text else self.name
+
+    def canonical_options(self) -> dict[str, Any]:
+        """Return all options as JSON values in one form: equal options give equal values.
+
+        PluginError where an option's value has no form in JSON.
+        """
+        values: dict[str, Any] = {}
+        for name, value in self.options.model_dump().items():
+            try:
+                values[name] = canonical(value)
+            except (PydanticSerializationError, ValueError) as error:
+                raise PluginError(
+                    f"{self.kind} '{self.name}': the option '{name}' is a {type(value).__name__}, "
+                    f"which cannot be part of a run's key ({error}); declare a type that JSON has"
+                ) from error
+        return values
+
+
+def canonical(value: Any) -> Any:
+    """Return a value as JSON values in one form: sets in order, and zero without a sign.
+
+    The order of a set of strings is another in every process.
+    """
+    if isinstance(value, Mapping):
+        return {_key(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, Set):
+        return sorted((canonical(item) for item in value), key=_json)
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, Enum):
+        return canonical(value.value)
+    if isinstance(value, float):
+        return value + 0.0
+    return to_jsonable_python(value)
+
+
+def _key(value: Any) -> str:
+    return value if isinstance(value, str) else _json(canonical(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _spelt(value: Any) -> str:
+    """Return a canonical value as a reference is written: a list in one would be a grid."""
+    if isinstance(value, list):
+        inner = ", ".join(_spelt(item) for item in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_spelt(value[k])}" for k in sorted(value)) + "}"
+    return repr(value)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+def is_name(text: str) -> bool:
+    """Return whether a reference can be written to what is called ``text``."""
+    return _NAME.fullmatch(text) is not None
 
 
 def parse_reference(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -127,24 +187,3 @@ def build_options(component: type[Component], options: Mapping[str, Any]) -> Opt
     except ValidationError as error:
         where = f"{component.kind} '{component.name}'"
         raise SpecError(explain(error, component.Options.model_fields, where, "option")) from error
-
-
-def explain(error: ValidationError, known: Iterable[str], where: str, noun: str) -> str:
-    """Return one readable line for a pydantic error: what is wrong, where, and what is right."""
-    problems = []
-    for item in error.errors():
-        name = _dotted(item["loc"])
-        if item["type"] == "extra_forbidden":
-            names = sorted(known)
-            listing = ", ".join(names) or "none"
-            problems.append(
-                f"unknown {noun} '{name}'{did_you_mean(name, names)} (known: {listing})"
-            )
-        else:
-            wrong = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{noun} '{name}': {wrong}, got {item['input']!r}")
-    return f"{where}: " + "; ".join(problems)
-
-
-def _dotted(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location)

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ftbench.component import explain, split_references
+from ftbench.component import split_references
 from ftbench.errors import SpecError, did_you_mean
-from ftbench.recipe import Recipe
+from ftbench.recipe import Recipe, Settings, where_of
 
 
-class SweepSpec(BaseModel):
+class SweepSpec(Settings):
     """The grid that a sweep covers. The defaults are the embedded benchmark."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     task: str = Field("digits", description="name, with options in brackets")
     backbone: str = Field("glyphnet", description="name, with options in brackets")
@@ -36,6 +34,21 @@ class SweepSpec(BaseModel):
     deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")
     timeout_seconds: float | None = Field(None, gt=0, description="for the training of one run")
     recipe: Recipe = Field(Recipe(), description="how every strategy is trained, below")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        where = where_of(info, cls.__name__)
+        _refuse_unknown(values, cls.model_fields, where)
+        if "recipe" not in values:
+            return values
+        if isinstance(values["recipe"], Mapping):
+            _refuse_unknown(values["recipe"], Recipe.model_fields, where, "recipe.")
+        # Here, so that what is wrong is named recipe.KEY.
+        context = {"where": where, "prefix": "recipe"}
+        return {**values, "recipe": Recipe.model_validate(values["recipe"], context=context)}
 
     @field_validator("device")
     @classmethod
@@ -58,7 +71,7 @@ QUICK: dict[str, Any] = {"sizes": [20, 100], "seeds": [0]}
 
 
 def load_spec(
-    path: Path | None = None,
+    path: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
@@ -68,7 +81,7 @@ def load_spec(
     Overrides are spec keys; ``recipe`` there is merged key by key. SpecError names the file, the
     wrong key and the nearest right one.
     """
-    values = {**(defaults or {}), **(read_toml(path) if path is not None else {})}
+    values = {**(defaults or {}), **(read_toml(Path(path)) if path is not None else {})}
     where = str(path) if path is not None else "the command line"
     overrides = dict(overrides or {})
     recipe = overrides.pop("recipe", {})
@@ -80,14 +93,7 @@ def load_spec(
 
 def parse_spec(values: Mapping[str, Any], where: str) -> SweepSpec:
     """Return the validated spec; SpecError says what is wrong in ``where``."""
-    _refuse_unknown(values, SweepSpec.model_fields, where, "key")
-    recipe = values.get("recipe", {})
-    if isinstance(recipe, Mapping):
-        _refuse_unknown(recipe, Recipe.model_fields, where, "key", "recipe.")
-    try:
-        return SweepSpec.model_validate(values)
-    except ValidationError as error:
-        raise SpecError(explain(error, SweepSpec.model_fields, where, "key")) from error
+    return SweepSpec.model_validate(values, context={"where": where})
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _merged_recipe(base: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _refuse_unknown(
-    values: Mapping[str, Any], known: Mapping[str, Any], where: str, noun: str, prefix: str = ""
+    values: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = ""
 ) -> None:
     for name in values:
         if name not in known:
@@ -158,5 +164,5 @@ def _refuse_unknown(
             near = [f"recipe.{name}"] if elsewhere else [prefix + key for key in known]
             hint = did_you_mean(prefix + name, near)
             raise SpecError(
-                f"{where}: unknown {noun} '{prefix}{name}'{hint} (known: {', '.join(known)})"
+                f"{where}: unknown key '{prefix}{name}'{hint} (known: {', '.join(known)})"
             )

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ftbench.errors import SpecError, explain
 
 
-class Recipe(BaseModel):
-    """Optimizer, schedule, length, batch, regularisation, mixing and early stopping of a run."""
+class Settings(BaseModel):
+    """Base of what users set: frozen; whatever is wrong is a SpecError with the nearest right key.
+
+    The validation context's ``where`` says where the values come from, the class otherwise, and its
+    ``prefix`` which key of another they are.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_what_is_wrong(
+        cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            where, prefix = where_of(info, cls.__name__), (info.context or {}).get("prefix", "")
+            raise SpecError(explain(error, cls.model_fields, where, "key", prefix)) from error
+
+
+def where_of(info: ValidationInfo, otherwise: str) -> str:
+    """Return where the values that are being validated come from."""
+    return str((info.context or {}).get("where", otherwise))
+
+
+class Recipe(Settings):
+    """Optimizer, schedule, length, batch, regularisation, mixing and early stopping of a run."""
 
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum")
     learning_rate: float = Field(1e-3, gt=0, description="of the backbone's stages, at its peak")
@@ -57,11 +92,12 @@ class Recipe(BaseModel):
             return {"steps": None, **values}
         return values
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
-        if (self.steps is None) == (self.epochs is None):
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, epochs: float | None, info: ValidationInfo) -> float | None:
+        if "steps" in info.data and (info.data["steps"] is None) == (epochs is None):
             raise ValueError("give either steps or epochs, and set the other to none")
-        return self
+        return epochs
 
     @property
     def mixes(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +15,7 @@ HARNESS = "1"
 """Raised when the training loop, the draws or the scores change: it is part of every run's key."""
 
 COMPONENTS = ("task", "backbone", "strategy")
+PART_COLUMNS = ("owner", "version", "fingerprint", "source")
 RESERVED_SCORES = frozenset(
     {
         *("task", "backbone", "strategy", "size", "seed", "status", "message", "key", "condition"),
@@ -25,7 +26,7 @@ RESERVED_SCORES = frozenset(
         *("batch_size", "steps", "planned_steps", "best_step", "validation_loss", "final_loss"),
         *("norm_statistics", "tuning_trials", "shared_device", "threads", "deterministic"),
         *("harness", "strategy_name", "strategy_options", "metrics"),
-        *(f"{part}_{of}" for part in COMPONENTS for of in ("owner", "version", "fingerprint")),
+        *(f"{part}_{of}" for part in COMPONENTS for of in PART_COLUMNS),
     }
 )
 """Columns of the results that no score of a task may be named like."""
@@ -45,16 +46,19 @@ class ComponentId:
     fingerprint: str = ""  # SHA-256 of its data or weights, where it has any
     label: str = field(default="", compare=False)  # the name and what differs from the defaults
     owner: str = ""  # the distribution that brought it
+    source: str = ""  # SHA-256 of its code outside ftbench, where it has any
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that take part in a run's key."""
-        return {
+        identity = {
             "name": self.name,
             "owner": self.owner,
             "version": self.version,
             "options": dict(self.options),
             "fingerprint": self.fingerprint,
         }
+        # Left out where empty, so that built-ins keep the keys that they had before there was one.
+        return {**identity, "source": self.source} if self.source else identity
 
 
 @dataclass(frozen=True)
@@ -121,46 +125,76 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
-        """Return the record that ``values`` spells; TypeError where one is missing or wrong."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        record = cls(**known)
-        problem = _record_problem(record)
+        """Return the record that ``values`` spells; TypeError says what is missing or wrong."""
+        missing = [name for name in _REQUIRED if name not in values]
+        if missing:
+            raise TypeError(f"{missing[0]} is missing")
+        record = cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        problem = next(_record_problems(record), None)
         if problem:
             raise TypeError(problem)
         return record
 
 
-def _record_problem(record: RunRecord) -> str:
-    """Return what keeps a record from being read by a report, ``""`` for nothing."""
-    if record.status not in STATUSES:
-        return f"there is no status {record.status!r}"
-    if not (
-        isinstance(record.labels, Mapping)
-        and isinstance(record.identity, Mapping)
-        and all(isinstance(record.labels.get(part), str) for part in COMPONENTS)
-        and all(_keys(record.identity.get(part)) >= _COMPONENT for part in COMPONENTS)
-        and all(isinstance(record.identity.get(name), int) for name in ("size", "seed"))
-        and _keys(record.identity) >= {"harness", "threads", "deterministic"}
-        and isinstance(record.identity.get("recipe"), Mapping)
-    ):
-        return "the labels or the identity are not those of a run"
-    sections = (record.scores, record.costs, record.protocol, record.environment)
-    if not all(isinstance(section, Mapping) for section in sections):
-        return "scores, costs, protocol and environment must be mappings"
-    if not all(isinstance(value, int | float) for value in record.scores.values()):
-        return "a score is not a number"
-    if not isinstance(record.metrics, list) or not all(
-        _keys(metric) >= {"name", "title"} for metric in record.metrics
-    ):
-        return "metrics must be a list of mappings with name and title"
-    return ""
-
-
+_REQUIRED = ("key", "status", "message", "identity", "labels")
 _COMPONENT = {"name", "owner", "version", "options", "fingerprint"}
+_TEXTS = ("key", "message", "traceback", "started_at")
+_SECTIONS = ("scores", "costs", "protocol", "environment", "labels", "identity")
 
 
-def _keys(value: object) -> set[str]:
-    return set(value) if isinstance(value, Mapping) else set()
+def _record_problems(record: RunRecord) -> Iterator[str]:
+    """Yield what keeps a record from being read by a report."""
+    if record.status not in STATUSES:
+        yield f"status is {record.status!r}, not one of {', '.join(STATUSES)}"
+    for name in _TEXTS:
+        yield from _unless(getattr(record, name), str, name)
+    yield from _unless(record.run_seconds, float, "run_seconds")
+    sections = [(name, getattr(record, name)) for name in _SECTIONS]
+    wrong = [p for name, section in sections for p in _unless(section, Mapping, name)]
+    yield from wrong
+    if wrong:
+        return  # what follows looks into them
+    for name in COMPONENTS:
+        yield from _unless(record.labels.get(name), str, f"labels.{name}")
+    yield from _identity_problems(record.identity)
+    for name, value in record.scores.items():
+        yield from _unless(value, float, f"scores.{name}")
+    for name, cost in record.costs.items():
+        if cost is not None:
+            yield from _unless(cost, float, f"costs.{name}")
+    metrics = record.metrics if isinstance(record.metrics, list) else [None]
+    for metric in metrics:
+        if not isinstance(metric, Mapping) or not metric.keys() >= {"name", "title"}:
+            yield "metrics is no list of mappings with name and title"
+
+
+def _identity_problems(identity: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("size", "seed"):
+        yield from _unless(identity.get(name), int, f"identity.{name}")
+    yield from _unless(identity.get("recipe"), Mapping, "identity.recipe")
+    for name in ("harness", "threads", "deterministic"):
+        if name not in identity:
+            yield f"identity.{name} is missing"
+    for part in COMPONENTS:
+        found = identity.get(part)
+        yield from _unless(found, Mapping, f"identity.{part}")
+        if isinstance(found, Mapping):
+            yield from (f"identity.{part}.{name} is missing" for name in _COMPONENT - found.keys())
+            yield from _unless(found.get("name"), str, f"identity.{part}.name")
+
+
+_NOUNS = {str: "text", int: "a whole number", float: "a number"}
+
+
+def _unless(value: object, kind: type, name: str) -> Iterator[str]:
+    """Yield that a field is not of its kind, where it is not."""
+    wanted = int | float if kind is float else kind
+    fits = isinstance(value, wanted) and not isinstance(value, bool)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        fits = False  # no table has a column for it
+    if not fits:
+        shown = "missing" if value is None else repr(value)[:80]
+        yield f"{name} is {shown}, not {_NOUNS.get(kind, 'a mapping')}"
 
 
 def utc_now() -> str:

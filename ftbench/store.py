@@ -39,16 +39,25 @@ def read_records(directory: Path) -> list[RunRecord]:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    records = []
+    records, problems = [], []
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            # What follows the last newline is being written, or torn; the writer's start says so.
-            torn = number == len(lines)
-            record = _parse(line, f"{path}, line {number}", warn=not torn)
-            if record is not None:
-                records.append(record)
-    if not records and any(line.strip() for line in lines[:-1]):
-        raise StoreError(f"{path} holds no ftbench record; is this another project's directory?")
+        if not line.strip():
+            continue
+        found = _parse(line, f"{path}, line {number}")
+        if isinstance(found, RunRecord):
+            records.append(found)
+        # What follows the last newline is being written, or torn; the writer's start says so.
+        elif number < len(lines):
+            problems.append((number, found))
+    if problems and not records:
+        ours = [problem for problem in problems if problem[1] not in _FOREIGN]
+        if not ours:
+            raise StoreError(
+                f"{path} holds no ftbench record; is this another project's directory?"
+            )
+        raise StoreError(f"{path} holds no record that can be read; line %d: %s" % ours[0])
+    for number, problem in problems:
+        _log.warning("%s, line %d is not a record and was skipped: %s", path, number, problem)
     return records
 
 
@@ -225,7 +234,7 @@ class Store:
         if end == len(data):
             return
         try:
-            if _parse(data[end:], f"{self._path}, last line", warn=False) is not None:
+            if isinstance(_parse(data[end:], f"{self._path}, last line"), RunRecord):
                 with open(self._path, "ab") as file:
                     file.write(b"\n")  # all that was lost
                 return
@@ -276,17 +285,18 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _parse(line: bytes, where: str, *, warn: bool) -> RunRecord | None:
-    log = _log.warning if warn else _log.debug
+_FOREIGN = ("it is not JSON", "ftbench did not write it")
+
+
+def _parse(line: bytes, where: str) -> RunRecord | str:
+    """Return the record that a line holds, or what keeps it from being one."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
-        log("%s is not a record and was skipped", where)
-        return None
+        return _FOREIGN[0]
     schema = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(schema, int):
-        log("%s is not a record and was skipped", where)
-        return None
+        return _FOREIGN[1]
     if schema > SCHEMA:
         raise StoreError(
             f"{where} was written by a newer ftbench (format {schema}, this one reads {SCHEMA}); "
@@ -294,6 +304,5 @@ def _parse(line: bytes, where: str, *, warn: bool) -> RunRecord | None:
         )
     try:
         return RunRecord.from_json(values)
-    except TypeError:
-        log("%s lacks fields of a record and was skipped", where)
-        return None
+    except TypeError as error:
+        return str(error)

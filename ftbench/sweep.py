@@ -16,7 +16,7 @@ from ftbench.config import SweepSpec, to_toml
 from ftbench.errors import FtbenchError, PluginError, SpecError, StoreError, did_you_mean
 from ftbench.plugins import Catalogue, Kind
 from ftbench.recipe import Recipe
-from ftbench.records import STATUSES, ComponentId, RunRecord, RunSpec, Status, flatten
+from ftbench.records import STATUSES, ComponentId, RunRecord, RunSpec, Status, flatten, identity_key
 from ftbench.results import write_derived
 from ftbench.run import resolve_device, run_one
 from ftbench.task import Task
@@ -305,7 +305,7 @@ def _one(catalogue: Catalogue, kind: Kind, text: str) -> tuple[Task | BackboneFa
         raise SpecError(f"{kind} '{text}' is a grid; a sweep has one {kind}")
     with _naming(catalogue, kind, references[0][0]):
         component = cast("Task | BackboneFamily", catalogue.build(kind, *references[0]))
-        return component, catalogue.identify(component, component.fingerprint())
+        return component, catalogue.identify(component)
 
 
 @contextlib.contextmanager
@@ -323,12 +323,12 @@ def _naming(catalogue: Catalogue, kind: Kind, name: str) -> Iterator[None]:
 
 
 def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]:
-    found: dict[tuple[str, str], ComponentId] = {}
+    found: dict[str, ComponentId] = {}
     for text in texts:
         for name, options in parse_reference(text):
             with _naming(catalogue, "strategy", name):
                 strategy = catalogue.identify(catalogue.build("strategy", name, options))
-            point = (name, str(strategy.options))
+            point = identity_key(strategy.identity())
             if point in found:
                 raise SpecError(f"strategy '{text}' is in the spec twice, as '{strategy.label}'")
             found[point] = strategy

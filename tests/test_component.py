@@ -1,4 +1,9 @@
+import enum
 import math
+import pathlib
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +17,8 @@ from ftbench.component import (
     parse_reference,
     split_references,
 )
-from ftbench.errors import SpecError
+from ftbench.errors import PluginError, SpecError
+from tests.support import ROOT, environment_with
 
 NAMES = st.from_regex(r"[A-Za-z0-9][\w.-]{0,8}", fullmatch=True)
 KEYS = st.sampled_from(["stages", "alpha", "beta", "x1", "form"])
@@ -149,7 +155,7 @@ def test_a_comma_list_of_references_is_split_where_they_were_joined(references):
         ({"form": "classic", "stages": 0}, "partial(stages=0, form='classic')"),
         ({"rates": (1, 0.5)}, "partial(rates=(1.0, 0.5))"),
         ({"names": []}, "partial"),
-        ({"names": ["a"]}, "partial(names=['a'])"),
+        ({"names": ["a"]}, "partial(names=('a',))"),  # a list would be a grid
     ],
 )
 def test_a_label_shows_only_what_differs_from_the_defaults(options, label):
@@ -199,3 +205,87 @@ def test_a_wrong_value_is_shown_with_its_option():
 def test_every_problem_is_named_at_once():
     with pytest.raises(SpecError, match=r"'stages': .*; .*unknown option 'shape'"):
         build_options(Partial, {"stages": "many", "shape": 1})
+
+
+# Canonical options.
+
+
+class Depth(enum.Enum):
+    UPPER = "upper"
+
+
+class Nested(Options):
+    words: frozenset[str] = frozenset()
+
+
+class Everything(Component):
+    kind = "strategy"
+    name = "everything"
+
+    class Options(Options):
+        words: frozenset[str] = frozenset()
+        numbers: set[float] = Field(default_factory=set)
+        table: dict[str, set[int]] = Field(default_factory=dict)
+        pairs: tuple[frozenset[str], ...] = ()
+        depth: Depth | None = None
+        rate: float = 1.0
+        path: pathlib.Path | None = None
+        nested: Nested = Nested()
+        anything: Any = None
+
+
+def everything(**options):
+    return Everything(build_options(Everything, options))
+
+
+@pytest.mark.parametrize(
+    ("options", "canonical_options", "label"),
+    [
+        ({"words": ["b", "a", "c"]}, {"words": ["a", "b", "c"]}, "words=('a', 'b', 'c')"),
+        ({"numbers": {2.5, -0.0}}, {"numbers": [0.0, 2.5]}, "numbers=(0.0, 2.5)"),
+        ({"table": {"y": [2, 1], "x": [3]}}, {"table": {"x": [3], "y": [1, 2]}}, None),
+        ({"pairs": [["b", "a"]]}, {"pairs": [["a", "b"]]}, "pairs=(('a', 'b'),)"),
+        ({"depth": "upper"}, {"depth": "upper"}, "depth='upper'"),
+        ({"rate": 2}, {"rate": 2.0}, "rate=2.0"),
+        ({"path": "a/b"}, {"path": "a/b"}, "path='a/b'"),
+        ({"nested": {"words": ["b", "a"]}}, {"nested": {"words": ["a", "b"]}}, None),
+        ({"anything": {(2, 1), (1, 2)}}, {"anything": [[1, 2], [2, 1]]}, None),
+        ({"anything": {3: {"b", "a"}}}, {"anything": {"3": ["a", "b"]}}, None),
+    ],
+)
+def test_options_have_one_form_and_their_label_can_be_written(options, canonical_options, label):
+    made = everything(**options)
+    found = made.canonical_options()
+    assert {name: found[name] for name in canonical_options} == canonical_options
+    if label:
+        assert made.label == f"everything({label})"
+    # A label, and a record's options, give the component again.
+    for again in (parse_reference(made.label), [("everything", found)]):
+        assert everything(**again[0][1]).canonical_options() == found
+
+
+def test_an_option_that_json_does_not_have_is_named():
+    made = everything(anything=object())
+    with pytest.raises(PluginError, match="strategy 'everything': the option 'anything' is a obj"):
+        made.canonical_options()
+
+
+HASHED = """
+from tests.test_component import everything
+made = everything(words=["delta", "alpha", "echo", "bravo"], anything={"x", "y", "z"})
+print(made.label, made.canonical_options())
+"""
+
+
+def test_the_form_is_the_same_in_every_process():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED],
+            env={**environment_with(ROOT), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }
+    assert len(found) == 1

@@ -121,7 +121,7 @@ def test_a_new_length_replaces_the_other_kind(write, base, changes, steps, epoch
 
 @pytest.mark.parametrize("changes", [{"steps": 3, "epochs": 3}, {"steps": None}])
 def test_two_lengths_or_none_are_refused(changes):
-    with pytest.raises(SpecError, match=r"key 'recipe': .*give either steps or epochs"):
+    with pytest.raises(SpecError, match=r"key 'recipe.epochs': give either steps or epochs"):
         load_spec(None, {"recipe": changes})
 
 
@@ -231,3 +231,27 @@ def test_seeds_are_a_comma_list():
     assert parse_seeds("0, 1,2") == [0, 1, 2]
     with pytest.raises(SpecError, match="cannot read the seeds '1,two'; write a comma list"):
         parse_seeds("1,two")
+
+
+# In Python.
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strategis": ["full"]}, r"SweepSpec: unknown key 'strategis'; did you mean 'strategies'"),
+        ({"steps": 3}, r"SweepSpec: unknown key 'steps'; did you mean 'recipe.steps'"),
+        ({"seeds": "01"}, r"SweepSpec: key 'seeds': .*valid tuple, got '01'"),
+        ({"recipe": {"stepz": 3}}, r"unknown key 'recipe.stepz'; did you mean 'recipe.steps'"),
+        ({"recipe": {"steps": 0}}, r"SweepSpec: key 'recipe.steps': .*greater than 0, got 0"),
+        ({"recipe": 3}, r"SweepSpec: key 'recipe': .*got 3"),
+    ],
+)
+def test_a_wrong_spec_made_in_python_reads_as_one_from_a_file_does(values, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        SweepSpec(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_may_be_a_string(write):
+    assert load_spec(str(write("seeds = [4]"))).seeds == (4,)

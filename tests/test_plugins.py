@@ -63,7 +63,7 @@ def built_ins_are_there(catalogue):
 def test_built_ins_come_in_by_entry_points_only(monkeypatch):
     owned = {e.owner.distribution for e in load_catalogue().entries}
     assert owned == {"ftbench"}
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: ())
     assert load_catalogue().entries == []
 
 
@@ -107,7 +107,77 @@ BROKEN = {
     ),
     "a hook that raises": (HOOK + "def ftbench_tasks(): raise ValueError('no')", "ValueError: no"),
     "a hook that exits": (HOOK + "def ftbench_tasks(): raise SystemExit('bye')", "SystemExit: bye"),
-    "a hook that returns None": (HOOK + "def ftbench_tasks(): pass", "TypeError"),
+    "a hook that returns None": (
+        HOOK + "def ftbench_tasks(): pass",
+        "ftbench_tasks() returned None; expected classes in a list",
+    ),
+    "formats in a list": (
+        HOOK + "def ftbench_report_formats(): return ['latex']",
+        "ftbench_report_formats() returned ['latex']; expected functions by format name",
+    ),
+    "a name with a slash": (
+        STRATEGY.format(name="lora/r8"),
+        "Mine.name: the name 'lora/r8' cannot be written in a spec; letters, digits",
+    ),
+    "a name with brackets": (STRATEGY.format(name="mine[red]"), "'mine[red]' cannot be written"),
+    "a name with a space": (STRATEGY.format(name=" mine"), "' mine' cannot be written"),
+    "a name that is no string": (
+        STRATEGY.format(name="mine").replace('"mine"', "5"),
+        "Mine.name: the name 5 is no string",
+    ),
+    "a format's name": (
+        HOOK + "def ftbench_report_formats(): return {'two words': print}",
+        "the name 'two words' cannot be written",
+    ),
+    "a version that is a number": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    version = 2"),
+        "Mine.version is 2 (int); expected a string",
+    ),
+    "a flag that is a word": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    pretrained = 'no'"),
+        "Mine.pretrained is 'no' (str); expected True or False",
+    ),
+    "options that are no class": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    Options = {'a': 1}"),
+        "Mine.Options is {'a': 1}; expected a subclass of ftbench.Options",
+    ),
+    "another kind": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    kind = 'task'"),
+        "Mine.kind is 'task'; leave it as it is",
+    ),
+    "a value in a method's place": (
+        STRATEGY.format(name="mine").replace('= "mine"', "= 'mine'\n    trains = True"),
+        "Mine.trains is True; expected a method",
+    ),
+    "a source that is a class": (
+        HOOK + "def ftbench_backbones():\n"
+        "  return [type('Net', (ftbench.BackboneFamily,), {'name': 'net', 'source': int})]",
+        "Net.source is <class 'int'> (type); expected the name of a source task, or None",
+    ),
+    "a task of no class": (
+        HOOK + "def ftbench_tasks():\n"
+        "  body = {'name': 'few', 'classes': 0}\n"
+        "  return [type('Few', (ftbench.ClassificationTask,), body)]",
+        "Few.classes is 0; expected at least 1",
+    ),
+    "a metric that is a word": (
+        HOOK + "def ftbench_tasks():\n"
+        "  body = {'name': 'timed', 'classes': 3, 'metrics': ('accuracy',)}\n"
+        "  return [type('Timed', (ftbench.ClassificationTask,), body)]",
+        "Timed.metrics holds 'accuracy'; expected an ftbench.Metric",
+    ),
+    "a metric of wrong types": (
+        HOOK + "def ftbench_tasks():\n"
+        "  body = {'name': 'timed', 'metrics': (ftbench.Metric('a', 'a', percent='yes'),)}\n"
+        "  return [type('Timed', (ftbench.Task,), body)]",
+        "percent is 'yes' (str); expected True or False",
+    ),
+    "two metrics of one name": (
+        HOOK + "def ftbench_tasks():\n"
+        "  body = {'name': 'timed', 'metrics': (ftbench.Metric('a', 'a'),) * 2}\n"
+        "  return [type('Timed', (ftbench.Task,), body)]",
+        "Timed has several metrics 'a'",
+    ),
     "an instance": (
         HOOK + "def ftbench_strategies(): return ['full']",
         "'full' is not a subclass of ftbench.Strategy",
@@ -175,6 +245,166 @@ def test_a_hook_that_yields_part_of_its_strategies_and_raises_is_an_error(instal
 def test_a_missing_attribute_of_an_entry_point_is_an_error(install):
     install("broken-plugin", "", target="broken_plugin:absent")
     assert "absent" in load_catalogue().errors[0].error
+
+
+# Entry points that give nothing.
+
+FULL = (
+    STRATEGY.format(name="mine")
+    + """
+def function():
+    return [Mine]
+
+class Hooks:
+    @ftbench.hookimpl
+    def ftbench_strategies(self):
+        return [Mine]
+
+class Unmarked:
+    def ftbench_strategies(self):
+        return [Mine]
+
+hooks, unmarked, nothing, number = Hooks(), Unmarked(), None, 5
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("function", "giver:function is the function function without any hook; name a module or"),
+        ("ftbench_strategies", "is the function ftbench_strategies, one hook; name the module or"),
+        ("Mine", r"is the class Mine; return it from a function ftbench_strategies\(\) marked"),
+        ("Hooks", r"is the class Hooks; name an instance of it, whose ftbench_strategies\(\) can"),
+        ("unmarked", "ftbench_strategies lacks @ftbench.hookimpl, so it would never be called"),
+        ("nothing", "is a value of type NoneType, None without any hook"),
+        ("number", "is a value of type int, 5 without any hook"),
+    ],
+)
+def test_an_entry_point_that_gives_nothing_says_what_was_found(install, target, message):
+    install("giver", FULL, target=f"giver:{target}")
+    catalogue = load_catalogue()
+    [error] = catalogue.errors
+    assert re.search(message, error.error), error.error
+    assert built_ins_are_there(catalogue)
+
+
+def test_an_empty_module_gives_nothing_either(install):
+    install("giver", "")
+    assert "giver is the module giver without any hook" in load_catalogue().errors[0].error
+
+
+@pytest.mark.parametrize("second", ["giver", "giver:hooks"], ids=["one object", "one class"])
+def test_one_plugin_by_two_entry_points_of_a_distribution_is_no_error(
+    tmp_path, monkeypatch, second
+):
+    points = {"first": "giver:hooks" if second == "giver:hooks" else "giver", "second": second}
+    if second == "giver:hooks":
+        points["third"] = "giver"
+    distribution(tmp_path, "giver", entry_points=points, modules={"giver": FULL})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "giver", raising=False)
+    catalogue = load_catalogue()
+    assert (catalogue.errors, catalogue.conflicts()) == ([], [])
+    assert str(catalogue.find("strategy", "mine").owner) == "giver 1.0"
+
+
+def test_one_object_of_two_distributions_is_an_error_that_names_the_other(install, tmp_path):
+    install("giver", FULL)
+    distribution(tmp_path / "giver", "taker", entry_points={"plugin": "giver"})
+    [error] = load_catalogue().errors
+    assert str(error.owner) == "taker 1.0"
+    assert error.error == "the module giver is a plugin of giver 1.0 already"
+
+
+# Damaged distributions.
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda info: (info / "METADATA").unlink(), "tells no name and version"),
+        (lambda info: (info / "METADATA").write_text(""), "tells no name and version"),
+        (lambda info: (info / "METADATA").write_text("Name: damaged\n"), "tells no version"),
+        (lambda info: (info / "METADATA").write_bytes(b"Name: \xff\xfe\n"), "UnicodeDecodeError"),
+        (
+            lambda info: (info / "entry_points.txt").write_bytes(b"[ftbench]\n\xff = a\n"),
+            "UnicodeDecodeError",
+        ),
+    ],
+    ids=["no METADATA", "an empty one", "no version", "bytes", "bytes in points"],
+)
+def test_a_damaged_distribution_is_a_line_of_its_own(install, tmp_path, damage, message):
+    install("damaged", STRATEGY.format(name="damaged"))
+    install("good-plugin", STRATEGY.format(name="good"))
+    damage(next((tmp_path / "damaged").glob("*.dist-info")))
+    catalogue = load_catalogue()
+    assert built_ins_are_there(catalogue)
+    assert catalogue.find("strategy", "good")
+    [error] = catalogue.errors
+    assert error.owner.distribution == "damaged"
+    assert message in error.error
+
+
+def test_a_damaged_distribution_that_has_nothing_to_do_with_ftbench_is_not_mentioned(
+    tmp_path, monkeypatch
+):
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_bytes(b"[console_scripts]\n\xff\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_catalogue().errors == []
+
+
+# Identity.
+
+
+@pytest.mark.parametrize("returned", [None, "", 5, b"abc"])
+@pytest.mark.parametrize("kind", ["Task", "Backbone"])
+def test_a_fingerprint_that_identifies_nothing_is_a_planning_error(kind, returned):
+    base = getattr(TinyPlugin, kind)
+    changed = type("Changed", (base,), {"fingerprint": lambda self: returned})
+    plugin = TinyPlugin(**{kind.lower(): changed})
+    catalogue = load_catalogue(extra={"notebook": plugin})
+    message = rf"{base.kind} '{base.name}' returned {returned!r}; expected a string"
+    with pytest.raises(PluginError, match=message):
+        catalogue.identify(changed())
+
+
+@pytest.mark.parametrize(
+    ("base", "members", "missing"),
+    [
+        (ftbench.Task, {}, r"pool\(\)"),
+        (ftbench.ClassificationTask, {"pool": lambda self: None}, r"test\(\)"),
+        (
+            ftbench.ClassificationTask,
+            dict.fromkeys(("pool", "test", "fingerprint"), print),
+            "classes",
+        ),
+        (ftbench.BackboneFamily, {"fingerprint": lambda self: "abc"}, r"build\(\)"),
+    ],
+)
+def test_a_component_that_lacks_a_member_is_refused_when_it_is_used(base, members, missing):
+    cls = type("Half", (base,), {"name": "half", **members})
+    plugin = TinyPlugin(**{"task" if issubclass(base, ftbench.Task) else "backbone": cls})
+    catalogue = load_catalogue(extra={"notebook": plugin})
+    with pytest.raises(PluginError, match=rf"{base.kind} 'half': Half lacks {missing}"):
+        catalogue.identify(cls())
+
+
+def test_an_edited_component_is_another_one(install):
+    identities = []
+    for text in ("return stage.is_head", "return True", "return stage.is_head  # the head alone"):
+        body = STRATEGY.format(name="mine").replace(
+            '"mine"', f'"mine"\n    def trains(self, stage, progress):\n        {text}'
+        )
+        module = f"edited{len(identities)}"
+        install(module, body)
+        catalogue = load_catalogue()
+        sources = [e.source for e in catalogue.entries if e.owner.distribution == module]
+        identities += sources
+    assert identities[0] == identities[2] != identities[1]
+    assert all(len(source) == 64 for source in identities)
 
 
 def test_an_unknown_name_says_that_plugins_failed_to_load(install):

@@ -58,7 +58,7 @@ def other(value):
     return "other" if value is None else value + "x"
 
 
-COMPONENT_FIELDS = ["name", "version", "options", "fingerprint", "owner"]
+COMPONENT_FIELDS = ["name", "version", "options", "fingerprint", "owner", "source"]
 RUN_FIELDS = ["size", "seed", "threads", "deterministic"]
 
 
@@ -173,7 +173,7 @@ def test_fields_of_a_later_version_are_ignored():
 def test_a_line_that_lacks_fields_is_refused():
     values = json.loads(RECORD.to_json())
     del values["key"]
-    with pytest.raises(TypeError, match="'key'"):
+    with pytest.raises(TypeError, match="^key is missing$"):
         RunRecord.from_json(values)
 
 
@@ -195,18 +195,41 @@ def test_times_are_utc_with_milliseconds_and_sort_as_text():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "message"),
     [
-        ("status", "splendid"),
-        ("labels", {"task": "digits"}),
-        ("identity", {"strategy": "x"}),
-        ("scores", [1]),
-        ("scores", {"accuracy": "high"}),
-        ("costs", None),
+        ("status", "splendid", "status is 'splendid', not one of ok, failed"),
+        ("key", 3, "key is 3, not text"),
+        ("message", None, "message is missing, not text"),
+        ("run_seconds", "long", "run_seconds is 'long', not a number"),
+        ("started_at", 5, "started_at is 5, not text"),
+        ("labels", {"task": "digits"}, "labels.backbone is missing, not text"),
+        ("identity", {"strategy": "x"}, "identity.size is missing, not a whole number"),
+        ("identity.size", True, "identity.size is True, not a whole number"),
+        ("identity.seed", 2**64, "identity.seed is 18446744073709551616, not a whole number"),
+        ("identity.strategy", {"name": "x"}, "identity.strategy.(.*) is missing"),
+        ("identity.strategy.name", 4, "identity.strategy.name is 4, not text"),
+        ("identity.recipe", [], r"identity.recipe is \[\], not a mapping"),
+        ("scores", [1], r"scores is \[1\], not a mapping"),
+        ("scores", {"accuracy": "high"}, "scores.accuracy is 'high', not a number"),
+        ("scores", {"accuracy": None}, "scores.accuracy is missing, not a number"),
+        ("costs", None, "costs is missing, not a mapping"),
+        ("costs", {"train_seconds": "fast"}, "costs.train_seconds is 'fast', not a number"),
+        ("metrics", {}, "metrics is no list of mappings"),
+        ("metrics", ["accuracy"], "metrics is no list of mappings"),
     ],
 )
-def test_a_record_that_no_report_could_read_is_refused(name, value):
+def test_a_record_that_no_report_could_read_is_refused_by_its_field(name, value, message):
     values = json.loads(run_record().to_json())
     assert RunRecord.from_json(values) == run_record()
-    with pytest.raises(TypeError):
-        RunRecord.from_json({**values, name: value})
+    *path, last = name.split(".")
+    inner = values
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    with pytest.raises(TypeError, match=message):
+        RunRecord.from_json(values)
+
+
+def test_a_component_without_source_has_the_key_that_it_had_before_there_was_one():
+    assert "source" not in ComponentId("full", "1", {}).identity()
+    assert ComponentId("mine", "1", {}, source="abc").identity()["source"] == "abc"

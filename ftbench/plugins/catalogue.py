@@ -1,0 +1,206 @@
+"""What is installed: names, owners, versions, and what could not be taken in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pluggy
+
+from ftbench import hookspecs
+from ftbench.backbone import BackboneFamily
+from ftbench.component import Component, build_options
+from ftbench.errors import FtbenchError, PluginError, SpecError, did_you_mean
+from ftbench.plugins.declarations import (
+    component_problem,
+    name_problem,
+    require_complete,
+    require_fingerprint,
+)
+from ftbench.records import ComponentId
+from ftbench.source import source_hash
+from ftbench.strategy import Strategy
+from ftbench.task import Task
+
+Kind = Literal["strategy", "task", "backbone", "format"]
+COMPONENT_HOOKS: dict[str, tuple[Kind, type[Component]]] = {
+    "ftbench_strategies": ("strategy", Strategy),
+    "ftbench_tasks": ("task", Task),
+    "ftbench_backbones": ("backbone", BackboneFamily),
+}
+_log = logging.getLogger("ftbench")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The distribution that an entry point belongs to."""
+
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        """Return ``distribution version``."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the catalogue and who brought it."""
+
+    kind: Kind
+    name: str
+    owner: Owner
+    value: Any  # a component class, or a format's function
+    source: str = ""  # ftbench.source.source_hash of a class, as it was loaded
+
+
+@dataclass(frozen=True)
+class LoadError:
+    """A plugin, or one thing that it offered, that could not be taken in."""
+
+    owner: Owner
+    entry_point: str
+    error: str
+
+
+class Catalogue:
+    """Every strategy, task, backbone and report format that is installed."""
+
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        owners: Mapping[str, Owner],
+        errors: Iterable[LoadError] = (),
+    ) -> None:
+        self._manager = manager
+        self._owners = dict(owners)
+        self.errors = list(errors)
+        # One class by two entry points of a distribution is one entry.
+        found = {(e.kind, e.name, e.owner, id(e.value)): e for e in self._collect()}
+        self.entries = sorted(found.values(), key=lambda e: (e.kind, e.name, str(e.owner)))
+
+    def find(self, kind: Kind, name: str) -> Entry:
+        """Return the one entry of that name.
+
+        SpecError, with the nearest name, where there is none; PluginError, naming the owners,
+        where there are several.
+        """
+        found = [e for e in self.entries if e.kind == kind and e.name == name]
+        if not found:
+            names = self.names(kind)
+            hint = did_you_mean(name, names) or f"; there are {', '.join(names) or 'none'}"
+            failed = ", ".join(dict.fromkeys(str(e.owner) for e in self.errors))
+            broken = f"; of {failed}, something failed to load" if failed else ""
+            raise SpecError(f"unknown {kind} '{name}'{hint} ('ftbench plugins' lists them){broken}")
+        if len(found) > 1:
+            owners = " and ".join(str(e.owner) for e in found)
+            raise PluginError(
+                f"the {kind} '{name}' is claimed by {owners}; uninstall one, or rename it there"
+            )
+        return found[0]
+
+    def names(self, kind: Kind) -> list[str]:
+        """Return the names of that kind, sorted."""
+        return sorted({e.name for e in self.entries if e.kind == kind})
+
+    def conflicts(self) -> list[str]:
+        """Return a line for each name that several owners claim."""
+        lines = []
+        for kind, name in sorted({(e.kind, e.name) for e in self.entries}):
+            try:
+                self.find(kind, name)
+            except PluginError as error:
+                lines.append(str(error))
+        return lines
+
+    def build(self, kind: Kind, name: str, options: Mapping[str, Any]) -> Component:
+        """Return a new component with validated options; SpecError names what is wrong."""
+        component = cast("type[Component]", self.find(kind, name).value)
+        return component(build_options(component, options))
+
+    def identify(self, component: Component) -> ComponentId:
+        """Return the part of a run's identity that ``component``, built here, is.
+
+        PluginError where a member is missing, its fingerprint is no string, or an option has no
+        form in JSON.
+        """
+        entry = self.find(cast(Kind, component.kind), component.name)
+        require_complete(component)
+        fingerprint = ""
+        if isinstance(component, Task | BackboneFamily):
+            fingerprint = require_fingerprint(component, component.fingerprint())
+        return ComponentId(
+            name=component.name,
+            owner=entry.owner.distribution,
+            version=component.version or entry.owner.version,
+            options=component.canonical_options(),
+            fingerprint=fingerprint,
+            label=component.label,
+            source=entry.source,
+        )
+
+    def hook_owners(self) -> dict[str, list[str]]:
+        """Return who implements each hook, by hook name."""
+        return {
+            name: sorted(str(self._owners[i.plugin_name]) for i in self._implementations(name))
+            for name in sorted(vars(hookspecs))
+            if name.startswith("ftbench_")
+        }
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Tell every implementation of an event; one that raises is logged and harms no other."""
+        for implementation in self._implementations(hook):
+            try:
+                implementation.function(*(arguments[n] for n in implementation.argnames))
+            except (Exception, SystemExit) as error:
+                owner = self._owners[implementation.plugin_name]
+                _log.warning("%s: %s raised %s", owner, hook, describe(error))
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        found: list[pluggy.HookImpl] = getattr(self._manager.hook, hook).get_hookimpls()
+        return found
+
+    def _collect(self) -> Iterable[Entry]:
+        for hook, (kind, base) in COMPONENT_HOOKS.items():
+            for owner, components in self._offers(hook):
+                for component in components:
+                    problem = component_problem(component, base)
+                    if problem:
+                        self.errors.append(LoadError(owner, hook, problem))
+                        continue
+                    yield Entry(kind, component.name, owner, component, source_hash(component))
+        for owner, formats in self._offers("ftbench_report_formats"):
+            for name, function in formats.items():
+                problem = name_problem(name)
+                if not callable(function):
+                    problem = f"format '{name}' is {function!r}, not a function"
+                if problem:
+                    self.errors.append(LoadError(owner, "ftbench_report_formats", problem))
+                    continue
+                yield Entry("format", name, owner, function)
+
+    def _offers(self, hook: str) -> Iterable[tuple[Owner, Any]]:
+        wanted, noun = _OFFERS.get(hook, (Iterable, "classes in a list"))
+        for implementation in self._implementations(hook):
+            owner = self._owners[implementation.plugin_name]
+            try:
+                found = implementation.function()
+                if not isinstance(found, wanted) or isinstance(found, str):
+                    raise PluginError(f"{hook}() returned {found!r:.60}; expected {noun}")
+                yield owner, dict(found) if isinstance(found, Mapping) else list(found)
+            except (Exception, SystemExit) as error:
+                self.errors.append(LoadError(owner, hook, describe(error)))
+
+
+_OFFERS: dict[str, tuple[Any, str]] = {
+    "ftbench_report_formats": (Mapping, "functions by format name in a dict")
+}
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as a line; one that was written for the user as it is."""
+    if isinstance(error, FtbenchError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,171 @@
+"""What a plugin's class declares, checked when it is offered: names, types, methods."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from ftbench.backbone import BackboneFamily
+from ftbench.component import Component, Options, is_name
+from ftbench.errors import PluginError
+from ftbench.records import RESERVED_PREFIXES, RESERVED_SCORES
+from ftbench.strategy import Strategy
+from ftbench.task import ClassificationTask, Metric, Task
+
+_DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...] = (
+    (Component, "version", str, "a string"),
+    (Strategy, "pretrained", bool, "True or False"),
+    (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
+    (ClassificationTask, "classes", int, "the number of classes"),
+)
+_REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
+    (Task, ("pool", "test", "fingerprint", "head", "loss", "score")),
+    (BackboneFamily, ("build", "fingerprint")),
+)
+_METRIC = (
+    ("name", str, "a string"),
+    ("title", str, "a string"),
+    ("higher_is_better", (bool, type(None)), "True, False or None"),
+    ("percent", bool, "True or False"),
+    ("rows", str, "the name of a column that counts rows"),
+)
+
+
+def component_problem(component: Any, base: type[Component]) -> str:
+    """Return what keeps an offered object out of the catalogue, ``""`` for nothing."""
+    if not (isinstance(component, type) and issubclass(component, base)):
+        return f"{component!r} is not a subclass of ftbench.{base.__name__}"
+    return next(_problems(component, base), "")
+
+
+def name_problem(name: Any) -> str:
+    """Return why nobody could ask for what is called ``name``, ``""`` where they can."""
+    if not isinstance(name, str):
+        return f"the name {name!r} is no string"
+    if not is_name(name):
+        return (
+            f"the name {name!r} cannot be written in a spec; letters, digits, '_', '-' and '.' "
+            "can, a letter or digit first"
+        )
+    return ""
+
+
+def require_complete(component: Component) -> None:
+    """Raise PluginError where a member is missing that its author has to define."""
+    cls = type(component)
+    missing = [
+        f"{method}()"
+        for owner, methods in _REQUIRED
+        for method in (methods if issubclass(cls, owner) else ())
+        if getattr(cls, method) is getattr(owner, method)
+    ]
+    missing += [name for name in ("metrics", "classes") if _lacks(cls, name)]
+    if missing:
+        raise PluginError(f"{component.kind} '{component.name}': {cls.__name__} lacks {missing[0]}")
+
+
+def _lacks(cls: type[Component], name: str) -> bool:
+    owner = Task if name == "metrics" else ClassificationTask
+    return issubclass(cls, owner) and not hasattr(cls, name)
+
+
+def require_fingerprint(component: Component, found: object) -> str:
+    """Return what ``fingerprint()`` returned; PluginError where it identifies nothing."""
+    if isinstance(found, str) and found:
+        return found
+    raise PluginError(
+        f"fingerprint() of {component.kind} '{component.name}' returned {found!r}; expected a "
+        "string that changes with the data or weights, so that changed ones are noticed"
+    )
+
+
+def _problems(component: type[Component], base: type[Component]) -> Iterator[str]:
+    called = component.__name__
+    name: Any = getattr(component, "name", None)
+    if name is None or name == "":
+        yield f"{called} has no name; set the class attribute `name`"
+    problem = name_problem(name)
+    if problem:
+        yield f"{called}.name: {problem}"
+    for owner, member, kind, expected in _DECLARED:
+        if issubclass(component, owner) and hasattr(component, member):
+            yield from _unless_is(component, member, kind, expected)
+    if issubclass(component, ClassificationTask) and getattr(component, "classes", 1) < 1:
+        yield f"{called}.classes is {component.classes!r}; expected at least 1"
+    options: Any = component.Options
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        yield f"{called}.Options is {options!r}; expected a subclass of ftbench.Options"
+    if component.kind != base.kind:
+        yield f"{called}.kind is {component.kind!r}; leave it as it is"
+    yield from (f"{called}.{problem}" for problem in _method_problems(component, base))
+    if issubclass(component, Task):
+        yield from _metric_problems(component)
+
+
+def _unless_is(
+    holder: Any, member: str, kind: type | tuple[type, ...], expected: str
+) -> Iterator[str]:
+    """Yield that a declared value is not of its type."""
+    called = holder.__name__ if isinstance(holder, type) else repr(holder)
+    value = getattr(holder, member)
+    fits = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+    if not fits:
+        yield f"{called}.{member} is {value!r} ({type(value).__name__}); expected {expected}"
+
+
+def _metric_problems(task: type[Task]) -> Iterator[str]:
+    if not hasattr(task, "metrics"):
+        return
+    metrics: Any = task.metrics
+    if not isinstance(metrics, tuple | list) or not metrics:
+        yield f"{task.__name__}.metrics is {metrics!r}; expected a tuple of ftbench.Metric"
+        return
+    for metric in metrics:
+        if not isinstance(metric, Metric):
+            yield f"{task.__name__}.metrics holds {metric!r}; expected an ftbench.Metric"
+            return
+        for member, kind, expected in _METRIC:
+            for problem in _unless_is(metric, member, kind, expected):
+                yield f"{task.__name__}.metrics: {problem}"
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if name in RESERVED_SCORES or name.startswith(RESERVED_PREFIXES):
+            yield f"{task.__name__} has a metric '{name}', the name of another column"
+        if names.count(name) > 1 or not name:
+            yield f"{task.__name__} has several metrics '{name}', or one without a name"
+
+
+def _method_problems(component: type[Component], base: type[Component]) -> Iterator[str]:
+    """Yield what is wrong with methods: misspelt, so never called, or of another signature."""
+    known = {n: f for n, f in vars(base).items() if inspect.isfunction(f) and n[0] != "_"}
+    own = component.__mro__[: component.__mro__.index(base)]
+    written = {n: f for cls in reversed(own) for n, f in vars(cls).items() if n[0] != "_"}
+    for name, method in written.items():
+        if name in known and (isinstance(method, property) or not _can_be_called(method)):
+            yield f"{name} is {method!r}; expected a method"
+        if not inspect.isfunction(method):
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            # Beside the method itself, a name like it is a helper of the author's.
+            if near and near[0] not in written:
+                yield f"{name} is never called; did you mean '{near[0]}'?"
+            continue
+        yield from _signature_problems(name, method, known[name])
+
+
+def _can_be_called(method: object) -> bool:
+    return callable(method) or isinstance(method, staticmethod | classmethod)
+
+
+def _signature_problems(name: str, method: Any, known: Any) -> Iterator[str]:
+    asked = inspect.signature(known)
+    keywords = {p.name: None for p in asked.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    positional = [None] * (len(asked.parameters) - len(keywords))
+    try:
+        inspect.signature(method).bind(*positional, **keywords)
+    except TypeError as error:
+        signature = str(asked).replace("'", "")  # annotations that are strings
+        yield f"{name}() must be callable as {name}{signature}: {error}"

@@ -1,0 +1,280 @@
+"""What code a class is: a hash of its syntax tree and of what it refers to in its own package."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+# The environment of a record has the versions of these, so their source is no part of a key.
+_LIBRARIES = frozenset(
+    {
+        *("ftbench", "torch", "torchvision", "numpy", "pandas", "scipy", "sklearn"),
+        *("pydantic", "pluggy", "safetensors", "PIL", "matplotlib"),
+    }
+)
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Chain = tuple[str, ...]  # of a dotted name
+
+
+@functools.cache  # a class's code is what was loaded, whatever becomes of its file afterwards
+def source_hash(component: type) -> str:
+    """Return a SHA-256 of the source of a class and of its bases outside ftbench.
+
+    With them goes what they refer to, near or far, in their own top-level package: functions,
+    classes and constants. Comments, docstrings and layout do not count, nor do Python's library and
+    the packages that ftbench needs. ``""`` where no source can be had.
+    """
+    reader = _Reader()
+    for cls in component.__mro__:
+        if not _is_library(cls.__module__):
+            reader.read_class(cls)
+    if not reader.found:
+        return ""
+    return hashlib.sha256("\n".join(sorted(reader.found)).encode()).hexdigest()
+
+
+def _is_library(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root in _LIBRARIES or root in sys.stdlib_module_names
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module's top-level statements by the names that they bind or change."""
+
+    name: str
+    package: str
+    tree: ast.Module
+    bindings: dict[str, list[ast.stmt]] = field(default_factory=dict)
+
+
+class _Reader:
+    """Collects the syntax of definitions, each once, in no order."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+        self._modules: dict[str, _Module | None] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def read_class(self, cls: type) -> None:
+        """Take in a class and what it refers to; nothing where its source cannot be had."""
+        module = self._module(cls.__module__)
+        node = None if module is None else _definition(module.tree, cls)
+        if module is None or node is None:
+            self._read_attributes(cls)
+        else:
+            self._read(module, node)
+
+    def _read_attributes(self, cls: type) -> None:
+        """Take in what a class without a source file holds: in a notebook, methods have theirs."""
+        for name, value in vars(cls).items():
+            function = inspect.unwrap(value) if callable(value) else None
+            try:
+                text = inspect.getsource(function) if inspect.isfunction(function) else ""
+                tree = ast.parse(textwrap.dedent(text))
+            except (OSError, TypeError, SyntaxError):
+                continue
+            if text:
+                self.found.add(f"{name}={_spelt(tree)}")
+
+    def _read(self, module: _Module, node: ast.AST) -> None:
+        self.found.add(_spelt(node))
+        chains = set(_chains(node))
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Import | ast.ImportFrom):
+                self._follow_import(module, inner, chains)
+        for chain in chains:
+            self._follow(module, chain)
+
+    def _follow(self, module: _Module, chain: Chain) -> None:
+        """Take in what a dotted name stands for in a module, where the module binds it."""
+        name = chain[0]
+        if name not in module.bindings:
+            for star in module.bindings.get("*", ()):
+                for target in _star_targets(module, star):
+                    self._enter(module, target, chain)
+            return
+        for statement in module.bindings[name]:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                self._follow_import(module, statement, {chain})
+            elif (module.name, f"{name}:{statement.lineno}") not in self._seen:
+                self._seen.add((module.name, f"{name}:{statement.lineno}"))
+                self._read(module, statement)
+
+    def _follow_import(
+        self, module: _Module, statement: ast.Import | ast.ImportFrom, chains: set[Chain]
+    ) -> None:
+        for alias in statement.names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            rests = [chain[1:] for chain in chains if chain[0] == bound]
+            if isinstance(statement, ast.ImportFrom):
+                base = _absolute(module, statement)
+                for rest in rests:
+                    self._enter(module, base, (alias.name, *rest))
+            else:
+                start = alias.name if alias.asname else bound
+                for rest in rests:
+                    self._enter(module, start, rest)
+
+    def _enter(self, module: _Module, target: str, chain: Chain) -> None:
+        """Follow a name into another module of the same package; else note only what it is."""
+        other = self._module(target) if _root(target) == _root(module.name) else None
+        if other is None:
+            self.found.add(f"import {'.'.join((target, *chain))}")
+        elif chain and (target, ".".join(chain)) not in self._seen:
+            self._seen.add((target, ".".join(chain)))
+            is_package = other.package == other.name
+            if is_package and self._module(f"{target}.{chain[0]}") is not None:
+                self._enter(module, f"{target}.{chain[0]}", chain[1:])
+            else:
+                self._follow(other, chain)
+
+    def _module(self, name: str) -> _Module | None:
+        if name not in self._modules:
+            text, is_package = _source_of(name)
+            try:
+                tree = None if text is None else ast.parse(text)
+            except SyntaxError:
+                tree = None
+            package = name if is_package else name.rpartition(".")[0]
+            self._modules[name] = None if tree is None else _indexed(name, package, tree)
+        return self._modules[name]
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _source_of(name: str) -> tuple[str | None, bool]:
+    """Return a module's source, and whether it is a package; None where there is none.
+
+    A module that is not loaded yet is read without running it.
+    """
+    try:
+        loaded = sys.modules.get(name)
+        if loaded is not None:
+            loader: Any = loaded.__loader__
+            return loader.get_source(name), hasattr(loaded, "__path__")
+        if name.rpartition(".")[0] not in sys.modules:
+            return None, False  # find_spec would run the packages above it
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return None, False
+        loader = spec.loader
+        return loader.get_source(name), spec.submodule_search_locations is not None
+    except (ImportError, OSError, TypeError, ValueError, AttributeError):
+        return None, False
+
+
+def _indexed(name: str, package: str, tree: ast.Module) -> _Module:
+    module = _Module(name, package, tree)
+    for statement in tree.body:
+        for bound in set(_bound(statement)):
+            module.bindings.setdefault(bound, []).append(statement)
+    return module
+
+
+def _bound(statement: ast.AST) -> Iterator[str]:
+    """Yield the names that a statement binds, or whose value it changes."""
+    if isinstance(statement, _Definition):
+        yield statement.name
+        return
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        for alias in statement.names:
+            yield alias.asname or alias.name.partition(".")[0]
+        return
+    if isinstance(statement, ast.Name) and isinstance(statement.ctx, ast.Store):
+        yield statement.id
+    if isinstance(statement, ast.Subscript | ast.Attribute) and isinstance(
+        statement.ctx, ast.Store
+    ):
+        yield from (chain[0] for chain in _chains(statement.value))
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        # RATES.update(...) changes RATES.
+        yield from (chain[0] for chain in _chains(statement.value.func) if len(chain) > 1)
+    for child in ast.iter_child_nodes(statement):
+        yield from _bound(child)
+
+
+def _chains(node: ast.AST) -> Iterator[Chain]:
+    """Yield every dotted name that is read in a node: ``(helpers, scale)`` for helpers.scale."""
+    rest: list[str] = []
+    inner = node
+    while isinstance(inner, ast.Attribute):
+        rest.insert(0, inner.attr)
+        inner = inner.value
+    if isinstance(inner, ast.Name):
+        yield (inner.id, *rest)
+        return
+    for child in ast.iter_child_nodes(inner):
+        yield from _chains(child)
+
+
+def _absolute(module: _Module, statement: ast.ImportFrom) -> str:
+    if not statement.level:
+        return statement.module or ""
+    parts = module.package.split(".")
+    kept = parts[: len(parts) - (statement.level - 1)]
+    return ".".join([*kept, *filter(None, [statement.module])])
+
+
+def _star_targets(module: _Module, statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.ImportFrom):
+        yield _absolute(module, statement)
+
+
+def _definition(tree: ast.Module, cls: type) -> ast.ClassDef | None:
+    """Return the node of a class, ``f.<locals>.C`` included; None where the source has none."""
+    nodes: list[ast.AST] = [tree]
+    for part in (part for part in cls.__qualname__.split(".") if part != "<locals>"):
+        nodes = [
+            inner
+            for node in nodes
+            for inner in ast.walk(node)
+            if inner is not node and isinstance(inner, _Definition) and inner.name == part
+        ]
+    found = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    lines = {
+        function.__code__.co_firstlineno
+        for function in map(inspect.unwrap, filter(callable, vars(cls).values()))
+        if inspect.isfunction(function) and function.__module__ == cls.__module__
+    }
+    # Of several classes with one name, the one that holds this one's methods; else the last.
+    holding = [n for n in found if any(n.lineno <= line <= (n.end_lineno or 0) for line in lines)]
+    return next(iter(holding or found[::-1]), None)
+
+
+def _spelt(node: Any) -> str:
+    """Return a syntax tree as text that is the same on every Python version.
+
+    ``ast.dump`` is not, which would make every key one of the Python version as well.
+    """
+    if isinstance(node, list):
+        kept = [_spelt(item) for item in node if not _says_nothing(item)]
+        return f"[{','.join(kept)}]" if kept else ""
+    if isinstance(node, ast.Constant):
+        return f"{type(node.value).__name__}:{node.value!r}"
+    if isinstance(node, ast.expr_context):
+        return ""
+    if isinstance(node, ast.AST):
+        parts = [
+            f"{name}={text}"
+            for name, value in ast.iter_fields(node)
+            if value is not None and name != "type_comment" and (text := _spelt(value))
+        ]
+        return f"{type(node).__name__}({','.join(parts)})"
+    return repr(node)
+
+
+def _says_nothing(node: Any) -> bool:
+    """Return whether a statement is a docstring, another bare constant, or ``pass``."""
+    bare = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return bare or isinstance(node, ast.Pass)
