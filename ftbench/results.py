@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftbench import store
 from ftbench.errors import StoreError
+from ftbench.records import RunRecord
 from ftbench.report.frame import to_frame
 
 if TYPE_CHECKING:
@@ -24,23 +26,46 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     return to_frame(store.latest(records).values())
 
 
-def write_derived(directory: Path) -> None:
-    """Write results.csv and results.parquet anew; each is replaced in one step."""
-    records = store.read_records(directory)
+def write_derived(directory: Path, records: list[RunRecord] | None = None) -> None:
+    """Write results.csv and results.parquet anew, of the stored records unless they are given.
+
+    Each is replaced in one step, and whatever keeps one from being written does not keep the other.
+    StoreError, then, says so: runs.jsonl has everything that is in them.
+    """
+    records = store.read_records(directory) if records is None else records
     if not records:
         return
-    frame = to_frame(store.latest(records).values())
+    problems = []
+    try:
+        frame = to_frame(store.latest(records).values())
+    except Exception as error:
+        raise StoreError(_derived_problem(directory, "results.csv", error)) from error
     for name in ("results.csv", "results.parquet"):
-        temporary = directory / f".{name}.tmp"
         try:
-            if name.endswith("csv"):
-                frame.to_csv(temporary, index=False)
-            else:
-                frame.to_parquet(temporary, index=False)
-            os.replace(temporary, directory / name)
-        except OSError as error:
+            _write(frame, directory, name)
+        except Exception as error:
+            problems.append(_derived_problem(directory, name, error))
+    if problems:
+        raise StoreError("; ".join(problems))
+
+
+def _write(frame: pd.DataFrame, directory: Path, name: str) -> None:
+    temporary = directory / f".{name}.tmp"
+    try:
+        if name.endswith("csv"):
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+        os.replace(temporary, directory / name)
+    except BaseException:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-            raise StoreError(
-                f"cannot write {directory / name}: {error.strerror or error}; runs.jsonl holds "
-                "every finished run, make room and run the same command again"
-            ) from error
+        raise
+
+
+def _derived_problem(directory: Path, name: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        why = f"{error.strerror or error}; runs.jsonl holds every finished run, make room"
+    else:
+        why = f"{type(error).__name__}: {error}; runs.jsonl holds every finished run, mend it"
+    return f"cannot write {directory / name}: {why} and run the same command again"

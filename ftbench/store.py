@@ -18,7 +18,7 @@ from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
 RUNS = "runs.jsonl"
 SPEC = "spec.toml"
 TORN = "runs.torn"
-SPEC_HEADER = "# What the last sweep into this directory was asked for.\n"
+SPEC_HEADER = "# What the last sweep into this directory was asked for."
 RECORD_START = b'{"schema":'
 _LOCK = ".lock"
 _OWNER = ".lock-owner"
@@ -71,21 +71,35 @@ def require_results(directory: Path) -> list[RunRecord]:
     return records
 
 
-def refuse_foreign(directory: Path) -> None:
-    """Raise StoreError where a directory holds another project's files or a newer ftbench's."""
-    names = [p.name for p in directory.iterdir() if not p.name.startswith(".")]
+def read_own_records(directory: Path) -> list[RunRecord]:
+    """Return the records of a directory that a sweep may write to, which need not be there yet.
+
+    The records say whose it is; where there is none, a spec.toml that a sweep wrote. StoreError
+    where it holds another project's files or a newer ftbench's records.
+    """
+    if not directory.is_dir():
+        return []
     runs, spec = directory / RUNS, directory / SPEC
-    if names and not (runs.exists() or spec.exists()):
-        raise StoreError(
-            f"{directory} holds other files ({', '.join(sorted(names)[:3])}) and no "
-            "ftbench results; choose another --out"
-        )
-    if spec.exists() and not spec.read_bytes().startswith(SPEC_HEADER.encode()):
-        raise StoreError(f"{spec} was not written by a sweep; choose another --out")
-    if runs.exists() and not read_records(directory):
+    records = read_records(directory)
+    if records:
+        return records
+    if runs.exists():
         torn = runs.read_bytes()
         if not torn.startswith(RECORD_START[: len(torn)]):
             raise StoreError(f"{runs} holds no ftbench record; choose another --out")
+        return []
+    if spec.exists():
+        # Whatever line ends an editor gave it.
+        if not spec.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(SPEC_HEADER.encode()):
+            raise StoreError(f"{spec} was not written by a sweep; choose another --out")
+        return []
+    names = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
+    if names:
+        raise StoreError(
+            f"{directory} holds other files ({', '.join(names[:3])}) and no "
+            "ftbench results; choose another --out"
+        )
+    return []
 
 
 def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -118,12 +132,16 @@ class Store:
         self.directory = directory
         self._path = directory / RUNS
         self._lock: Any = None
+        self._records: list[RunRecord] = []
+        self._places: dict[Path, tuple[int, int]] = {}  # device and inode of what was opened
+        self._size = 0  # of runs.jsonl, as this writer left it
 
     def __enter__(self) -> Store:
         """Make the directory where needed, take the lock, mend what a dead process left."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            refuse_foreign(self.directory)
+            # Before anything is written there; and again below where another wrote meanwhile.
+            self._records, seen = read_own_records(self.directory), _state(self._path)
             self._acquire()
         except OSError as error:
             self._release()
@@ -132,6 +150,9 @@ class Store:
             ) from error
         try:
             self._set_torn_line_aside()
+            if _state(self._path) != seen:
+                self._records = read_own_records(self.directory)
+            self._note_places()
             self._record_crash()
         except BaseException:
             self._release()
@@ -143,8 +164,22 @@ class Store:
         self._release()
 
     def records(self) -> list[RunRecord]:
-        """Return every record so far."""
-        return read_records(self.directory)
+        """Return every record so far; the file is not read again."""
+        return list(self._records)
+
+    def check_in_place(self) -> None:
+        """Raise StoreError where the directory or its records are no longer those it opened."""
+        for path, place in self._places.items():
+            found = _place(path)
+            shrunk = path == self._path and found == place and path.stat().st_size < self._size
+            if found == place and not shrunk:
+                continue
+            what = "is gone" if found is None else "was cut" if shrunk else "was replaced"
+            raise StoreError(
+                f"{path} {what} while the sweep ran, and its {len(self._records)} records may be "
+                "lost; put it back where it was moved to, or run the same command again to "
+                "repeat what is lost"
+            )
 
     def begin(self, spec: RunSpec) -> None:
         """Note the run that starts now, so that a death in it is known."""
@@ -167,6 +202,7 @@ class Store:
         A line that did not fit is taken back, so that what is there stays readable.
         """
         data = record.to_json().encode() + b"\n"
+        self.check_in_place()
         is_new = not self._path.exists()
         before = 0 if is_new else self._path.stat().st_size
         try:
@@ -184,11 +220,14 @@ class Store:
                 f"cannot write to {self._path}: {error.strerror}; the finished runs are safe, "
                 "make room and run the same command again"
             ) from error
+        self._records.append(record)
+        self._note_places()
         (self.directory / f"{_RUNNING}-{record.key[:16]}").unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the directory in one step."""
         path, temporary = self.directory / name, self.directory / f".{name}.tmp"
+        self.check_in_place()
         try:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -196,11 +235,20 @@ class Store:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreError(
                 f"cannot write {path}: {error.strerror}; the finished runs are safe, "
                 "make room and run the same command again"
             ) from error
+
+    def _note_places(self) -> None:
+        """Note which directory and which file are written to, and how far the file goes."""
+        for path in (self.directory, self._path):
+            place = _place(path)
+            if place is not None:
+                self._places[path] = place
+        self._size = self._path.stat().st_size if self._path in self._places else 0
 
     def _acquire(self) -> None:
         import filelock
@@ -222,8 +270,11 @@ class Store:
     def _release(self) -> None:
         if self._lock is None or not self._lock.is_locked:
             return  # another's
-        with contextlib.suppress(OSError):
-            (self.directory / _OWNER).unlink(missing_ok=True)
+        place = _place(self.directory)
+        # In another directory by that name, the note is another's.
+        if self._places.get(self.directory, place) == place:
+            with contextlib.suppress(OSError):
+                (self.directory / _OWNER).unlink(missing_ok=True)
         self._lock.release()
 
     def _set_torn_line_aside(self) -> None:
@@ -263,7 +314,7 @@ class Store:
             path.unlink(missing_ok=True)
 
     def _interrupted(self) -> Iterator[tuple[Path, _Running]]:
-        finished = {r.key: r.started_at for r in self.records()}
+        finished = {r.key: r.started_at for r in self._records}
         for path in sorted(self.directory.glob(f"{_RUNNING}-*")):
             try:
                 running = _Running(**json.loads(path.read_text(encoding="utf-8")))
@@ -274,6 +325,24 @@ class Store:
                 path.unlink()  # died between the record and the note's removal
             else:
                 yield path, running
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Return which file a path names, whatever it is called; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file is written or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _sync_directory(directory: Path) -> None:

@@ -83,14 +83,15 @@ def run_spec(
     label=None,
     task="digits",
     owner="ftbench",
+    source="",
     **recipe,
 ):
-    """Return a made-up RunSpec; ``owner`` is the strategy's."""
+    """Return a made-up RunSpec; ``owner`` and ``source`` are the strategy's."""
     options = options or {}
     return RunSpec(
         task=ComponentId(task, "1", {}, "task-fingerprint", task),
         backbone=ComponentId("glyphnet", "1", {}, "weights-fingerprint", "glyphnet"),
-        strategy=ComponentId(strategy, version, options, "", label or strategy, owner),
+        strategy=ComponentId(strategy, version, options, "", label or strategy, owner, source),
         recipe={"steps": 150, "epochs": None, "learning_rate": 1e-3, "patience": None, **recipe},
         size=size,
         seed=seed,

@@ -173,7 +173,7 @@ def test_fields_of_a_later_version_are_ignored():
 def test_a_line_that_lacks_fields_is_refused():
     values = json.loads(RECORD.to_json())
     del values["key"]
-    with pytest.raises(TypeError, match="^key is missing$"):
+    with pytest.raises(TypeError, match=r"^key is missing$"):
         RunRecord.from_json(values)
 
 

@@ -1,12 +1,14 @@
 """One writer at a time, and what it finds of a writer that died."""
 
 import os
+import shutil
 
 import pytest
 
+from ftbench import store as store_module
 from ftbench.errors import StoreError
-from ftbench.store import Store
-from tests.support import run_record, run_spec
+from ftbench.store import SPEC_HEADER, Store, read_records
+from tests.support import run_record, run_spec, write_runs
 
 
 def test_a_second_writer_is_told_who_holds_the_directory(tmp_path):
@@ -86,3 +88,143 @@ def test_a_damaged_note_is_no_obstacle(tmp_path, text):
     with Store(tmp_path) as store:
         assert store.records() == []
     assert not list(tmp_path.glob(".running-*"))
+
+
+# A directory that is taken away.
+
+
+def taken_away(directory):
+    shutil.rmtree(directory)
+
+
+def moved(directory):
+    directory.rename(directory.with_name("elsewhere"))
+
+
+def replaced(directory):
+    directory.rename(directory.with_name("elsewhere"))
+    directory.mkdir()
+
+
+def replaced_by_another_sweep(directory):
+    replaced(directory)
+    with Store(directory) as other:
+        other.append(run_record("other", seed=9))
+
+
+def emptied(directory):
+    (directory / "runs.jsonl").unlink()
+
+
+def cut(directory):
+    os.truncate(directory / "runs.jsonl", 10)
+
+
+def rewritten(directory):
+    text = (directory / "runs.jsonl").read_bytes()
+    (directory / "other").write_bytes(text)
+    (directory / "other").replace(directory / "runs.jsonl")
+
+
+TAKEN = [taken_away, moved, replaced, replaced_by_another_sweep, emptied, cut, rewritten]
+
+
+@pytest.mark.parametrize("take", TAKEN)
+@pytest.mark.parametrize("next_step", ["begin", "append", "write_text", "check_in_place"])
+def test_a_directory_that_is_taken_away_is_said_and_nothing_is_written_there(
+    tmp_path, take, next_step
+):
+    out = tmp_path / "out"
+    with Store(out) as store:
+        store.append(run_record(seed=0))
+        take(out)
+        left = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        arguments = {
+            "begin": [run_spec(seed=1)],
+            "append": [run_record(seed=1)],
+            "write_text": ["spec.toml", "x"],
+            "check_in_place": [],
+        }
+        message = r"(is gone|was replaced|was cut) while the sweep ran, and its 1 records may be"
+        with pytest.raises(StoreError, match=message) as caught:
+            getattr(store, next_step)(*arguments[next_step])
+        assert "are safe" not in str(caught.value)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == left
+    if take is replaced_by_another_sweep:  # whose own files stay
+        assert [r.labels["strategy"] for r in read_records(out)] == ["other"]
+
+
+def test_letting_go_of_a_replaced_directory_leaves_the_others_note(tmp_path):
+    out = tmp_path / "out"
+    store = Store(out)
+    store.__enter__()
+    replaced(out)
+    with Store(out):
+        note = (out / ".lock-owner").read_text()
+        store.__exit__()
+        assert (out / ".lock-owner").read_text() == note
+
+
+# Whose directory it is.
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        None,
+        b"",
+        b"edited by hand\n",
+        b"# What the last sweep into this directory was asked for.\r\nseeds = [0]\r\n",
+        b"\xef\xbb\xbf# What the last sweep into this directory was asked for.\r\n",
+        b"\xff\xfe",
+    ],
+)
+def test_the_records_say_whose_a_directory_is_whatever_became_of_the_spec(tmp_path, spec):
+    write_runs(tmp_path, [run_record()])
+    if spec is not None:
+        (tmp_path / "spec.toml").write_bytes(spec)
+    with Store(tmp_path) as store:
+        assert len(store.records()) == 1
+
+
+def test_records_with_other_line_ends_are_records(tmp_path):
+    write_runs(tmp_path, [run_record(seed=0), run_record(seed=1)])
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    with Store(tmp_path) as store:
+        store.append(run_record(seed=2))
+        assert len(store.records()) == 3
+    assert len(read_records(tmp_path)) == 3
+
+
+def test_a_sweep_that_left_no_record_is_known_by_its_spec(tmp_path):
+    (tmp_path / "spec.toml").write_bytes(SPEC_HEADER.encode() + b"\r\nseeds = [0]\r\n")
+    with Store(tmp_path) as store:
+        assert store.records() == []
+
+
+# How often the file is read.
+
+
+def test_the_records_are_read_once_however_often_they_are_asked_for(tmp_path, monkeypatch):
+    write_runs(tmp_path, [run_record(seed=seed) for seed in range(3)])
+    read = []
+    real = store_module.read_records
+    monkeypatch.setattr(store_module, "read_records", lambda d: (read.append(d), real(d))[1])
+    with Store(tmp_path) as store:
+        store.append(run_record(seed=3))
+        assert [r.identity["seed"] for r in store.records()] == [0, 1, 2, 3]
+    assert read == [tmp_path]
+
+
+def test_what_another_wrote_before_the_lock_was_taken_is_read(tmp_path, monkeypatch):
+    write_runs(tmp_path, [run_record(seed=0)])
+    real = Store._acquire
+
+    def acquire(store):
+        write_runs(tmp_path, [run_record(seed=0), run_record(seed=1)])
+        real(store)
+
+    monkeypatch.setattr(Store, "_acquire", acquire)
+    with Store(tmp_path) as store:
+        assert len(store.records()) == 2

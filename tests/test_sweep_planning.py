@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from ftbench import subsets
 from ftbench.errors import PluginError, SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
@@ -15,6 +16,7 @@ from ftbench.sweep import (
     probe_seconds,
     reasons,
     run_sweep,
+    why,
     why_new,
 )
 from tests.conftest import TinyPlugin
@@ -259,3 +261,81 @@ def test_the_estimate_is_the_mean_of_each_strategys_finished_runs():
 def test_short_trials_estimate_the_time_and_store_nothing(catalogue):
     plan = make_plan(expand(tiny_sweep(seeds=(0, 1)), catalogue), [])
     assert 0 < probe_seconds(plan, tiny_sweep(), catalogue) < 60
+
+
+# Large plans.
+
+
+def spread(count):
+    """Return runs at points of their own."""
+    return {"specs": [{"seed": i} for i in range(count)], "change": {"learning_rate": 0.5}}
+
+
+def crowded(count):
+    """Return runs of one strategy, size and seed, that differ in a recipe value."""
+    return {"specs": [{"learning_rate": 1 + i} for i in range(count)], "change": {"warmup": 0.5}}
+
+
+def unlike(count):
+    """Return runs at one point that differ in several values from all stored ones."""
+    specs = [{"learning_rate": 1 + i, "momentum": 1 + i} for i in range(count)]
+    return {"specs": specs, "change": {"warmup": 0.5, "learning_rate": 0.1, "momentum": 0.1}}
+
+
+def work(make, count, monkeypatch):
+    """Return how many pairs of settings were compared, and the reasons."""
+    case = make(count)
+    records = [run_record(**spec) for spec in case["specs"]]
+    runs = [run_spec(**{**spec, **case["change"], "size": 20}) for spec in case["specs"]]
+    runs = list({run.key: run for run in runs}.values())
+    compared = []
+    real = why.StoredRuns._change
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            why.StoredRuns, "_change", lambda *a: (compared.append(1), real(*a))[1], raising=True
+        )
+        found = reasons(make_plan(runs, records), records)
+    return len(compared), found
+
+
+@pytest.mark.parametrize("make", [spread, crowded, unlike])
+def test_looking_for_reasons_grows_no_faster_than_the_plan(make, monkeypatch):
+    few, _ = work(make, 20, monkeypatch)
+    many, found = work(make, 200, monkeypatch)
+    assert 0 < many <= 10 * few
+    if make is not unlike:
+        [(name, _)] = make(1)["change"].items()
+        assert all(reason.startswith(f"recipe.{name}: ") for reason in found)
+
+
+def test_a_setting_that_differs_in_one_field_is_found_among_many():
+    records = [run_record(learning_rate=1 + i) for i in range(50)]
+    for changed in ({"warmup": 0.5}, {"options": {"new": 1}}, {"batch_size": 3}):
+        run = run_spec(learning_rate=31, **changed)
+        assert len(why_new(run, records)) == 1
+    gone = run_record(learning_rate=7, options={"old": 2})
+    assert why_new(run_spec(learning_rate=7), [gone, *records[:3], *records[20:]]) == {
+        "strategy.options.old": (2, None)
+    }
+
+
+def test_the_code_of_a_component_is_named_as_the_reason():
+    old = run_record("mine", source="a" * 64)
+    run = run_spec("mine", source="b" * 64)
+    assert why_new(run, [old]) == {"strategy.source": ("a" * 64, "b" * 64)}
+    plan = make_plan([run], [old])
+    assert list(reasons(plan, [old])) == ["strategy.source: 'aaaaaaaaaaaa…' → 'bbbbbbbbbbbb…'"]
+
+
+def test_the_room_for_validation_is_looked_at_once_a_size(catalogue, monkeypatch):
+    drawn = []
+    real = subsets.draw
+    monkeypatch.setattr(subsets, "draw", lambda *a: (drawn.append(a[1:]), real(*a))[1])
+    spec = tiny_sweep(sizes=(12, 20), seeds=tuple(range(50)), recipe={"patience": 2})
+    expand(spec, catalogue)
+    assert sorted(size for size, _ in drawn) == [12, 20]
+
+
+def test_runs_that_are_not_of_the_plan_are_counted():
+    plan = make_plan([run_spec(seed=0)], [run_record(seed=0), run_record(seed=1)])
+    assert plan.others == 1

@@ -29,6 +29,7 @@ class ConsoleProgress(Progress):
 
     def __init__(self) -> None:
         self.runs_finished = 0
+        self.warnings: list[str] = []  # to be read under the table
         self._plan = Plan((), ())
         self._started = time.monotonic()
         self._seconds: dict[str, list[float]] = {}
@@ -49,6 +50,10 @@ class ConsoleProgress(Progress):
         """Count the run."""
         self.runs_finished += 1
         self._seconds.setdefault(record.labels["strategy"], []).append(record.run_seconds)
+
+    def warned(self, message: str) -> None:
+        """Keep the warning for the end."""
+        self.warnings.append(message)
 
     def seconds_left(self) -> float | None:
         """Return the estimate for the pending runs, by the mean of each one's strategy so far."""

@@ -18,7 +18,7 @@ from ftbench.errors import SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
 from ftbench.run import resolve_device
-from ftbench.store import latest, read_records, refuse_foreign
+from ftbench.store import read_own_records
 
 
 def overrides(
@@ -91,34 +91,41 @@ def sweep(
             err=True,
         )
         return 130
-    tables.show(out, keys=plan.done.keys())
+    tables.show_records(plan.done.values())
     typer.echo(f"\nResults: {out}/results.csv, {out}/results.parquet, {out}/runs.jsonl")
-    others = len(latest(read_records(out)).keys() - plan.done.keys())
-    if others:
-        typer.echo(f"{out} holds {others} runs of other plans as well: ftbench table {out}")
+    if plan.others:
+        typer.echo(f"{out} holds {plan.others} runs of other plans as well: ftbench table {out}")
+    for warning in progress.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     return _report_failures(plan)
 
 
 def _report_failures(plan: sweeps.Plan) -> int:
+    """Say which runs did not end well, and which have no record; return 1 where there are any."""
     failed = [record for record in plan.done.values() if record.status != "ok"]
-    if not failed:
-        return 0
-    typer.echo(f"\n{len(failed)} of {len(plan.runs)} runs did not end well:", err=True)
-    lines = {f"{r.labels['strategy']}: {r.status}: {r.message}" for r in failed}
-    for line in sorted(lines)[:10]:
+    lost = [run for run in plan.runs if run.key not in plan.done]
+    if lost:
+        typer.echo(f"\n{len(lost)} of {len(plan.runs)} runs left no record:", err=True)
+        _list([run.describe() for run in lost], "")
+    if failed:
+        lines = {f"{r.labels['strategy']}: {r.status}: {r.message}" for r in failed}
+        typer.echo(f"\n{len(failed)} of {len(plan.runs)} runs did not end well:", err=True)
+        _list(sorted(lines), "; see the message column")
+    return 1 if failed or lost else 0
+
+
+def _list(lines: Sequence[str], where: str) -> None:
+    for line in lines[:10]:
         typer.echo(f"  {line}", err=True)
     if len(lines) > 10:
-        typer.echo(f"  and {len(lines) - 10} more; see the message column", err=True)
-    return 1
+        typer.echo(f"  and {len(lines) - 10} more{where}", err=True)
 
 
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
     runs = sweeps.expand(spec, catalogue)
     ops.implementation()  # as in the sweep: what cannot be had is said first
-    if out.is_dir():
-        refuse_foreign(out)
-    records = read_records(out)
+    records = read_own_records(out)
     device_type = resolve_device(spec.device).partition(":")[0]
     plan = sweeps.make_plan(runs, records, retry, device_type=device_type)
     typer.echo(f"task {spec.task}, backbone {spec.backbone}, results in {out}")

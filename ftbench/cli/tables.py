@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 
 from ftbench.errors import PluginError
 from ftbench.plugins import Entry, load_catalogue
+from ftbench.records import RunRecord
 from ftbench.report.console import renderables
-from ftbench.report.summary import summarize
+from ftbench.report.frame import to_frame
+from ftbench.report.summary import Summary, summarize
 from ftbench.results import load_results
 
 
@@ -21,21 +23,19 @@ def choose_format(name: str | None) -> Entry | None:
     return None if chosen is None else load_catalogue().find("format", chosen)
 
 
-def show(
-    directory: Path,
-    *,
-    format_name: str | None = None,
-    metric: str | None = None,
-    keys: Collection[str] | None = None,
-) -> None:
-    """Print the table: rich on a terminal, Markdown in a pipe, or the format asked for.
-
-    Where ``keys`` are given, of those runs alone.
-    """
+def show(directory: Path, *, format_name: str | None = None, metric: str | None = None) -> None:
+    """Print the table of a directory: for a terminal, in Markdown in a pipe, or as asked for."""
     # Before the records are read, so that a misspelt format is known at once.
     entry = choose_format(format_name)
-    results = load_results(directory)
-    summary = summarize(results if keys is None else results[results["key"].isin(keys)], metric)
+    _print(summarize(load_results(directory), metric), entry)
+
+
+def show_records(records: Iterable[RunRecord]) -> None:
+    """Print the table of records: for a terminal, or in Markdown in a pipe."""
+    _print(summarize(to_frame(records)), choose_format(None))
+
+
+def _print(summary: Summary, entry: Entry | None) -> None:
     if entry is None:
         console = Console()
         for renderable in renderables(summary, console):

@@ -9,13 +9,21 @@ from typing import Any
 import pandas as pd
 
 from ftbench.environment import PACKAGES
-from ftbench.records import RunRecord, identity_key
+from ftbench.records import COMPONENTS, PART_COLUMNS, RunRecord, identity_key
 
 # As a record's environment names them.
 _ENVIRONMENT = (
     *(*PACKAGES, "python", "cuda", "processor", "platform", "commit"),
     *("operators", "strategy_owner"),
 )
+
+_MEASURED = 5  # of a record's sections, up to its protocol
+_PARTS = [
+    (part, of)
+    for part in reversed(COMPONENTS)
+    for of in PART_COLUMNS
+    if (part, of) != ("strategy", "fingerprint")  # it has none
+]
 
 
 def condition_of(identity: Mapping[str, Any]) -> str:
@@ -35,13 +43,42 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
         return pd.DataFrame(columns=["task", "backbone", "strategy", "size", "seed", "status"])
     # Section by section, since a run without a source task or without scores has fewer columns.
     columns = dict.fromkeys(name for part in zip(*rows, strict=True) for s in part for name in s)
-    flat = [{name: value for section in row for name, value in section.items()} for row in rows]
+    flat = [_joined(row) for row in rows]
     order = ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"]
-    frame = pd.DataFrame(flat, columns=list(columns)).sort_values(order, kind="stable")
-    frame = frame.reset_index(drop=True)
+    frame = pd.DataFrame(flat, columns=list(columns))
+    for name, kind in frame.dtypes.items():
+        if pd.api.types.is_object_dtype(kind):
+            frame[name] = _of_one_type(frame[name])
+    frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # How each task's scores read, for a table that is made where the task is not installed.
     frame.attrs["metrics"] = {r.labels["task"]: list(r.metrics) for r in records if r.metrics}
     return frame
+
+
+def _joined(sections: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
+    """Return the sections of a row as one; what a run measured never hides what it was."""
+    first, measured, rest = sections[:1], sections[1:_MEASURED], sections[_MEASURED:]
+    return {n: value for section in (*measured, *first, *rest) for n, value in section.items()}
+
+
+def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column that can be sorted and stored: as text where its values are of many types.
+
+    Records of other versions, and edited ones, may hold anything.
+    """
+    present = column[column.notna()]
+    types = {type(value) for value in present}
+    if len(types) == 1 and types <= {str, bool}:
+        return column
+    as_text = column.astype(object).where(column.isna(), column.map(_text))
+    return as_text if types else column
+
+
+def _text(value: Any) -> str:
+    """Return a value of JSON as text; a string as it is, ``""`` for nothing."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
@@ -65,16 +102,9 @@ def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
             "threads": identity["threads"],
             "deterministic": identity["deterministic"],
             "strategy_name": identity["strategy"]["name"],
-            "strategy_version": identity["strategy"]["version"],
             "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
-            "strategy_owner": identity["strategy"]["owner"],
-            "task_owner": identity["task"]["owner"],
-            "task_version": identity["task"]["version"],
-            "task_fingerprint": identity["task"]["fingerprint"],
-            "backbone_owner": identity["backbone"]["owner"],
-            "backbone_version": identity["backbone"]["version"],
-            "backbone_fingerprint": identity["backbone"]["fingerprint"],
         },
+        {f"{part}_{of}": _text(identity[part].get(of)) for part, of in _PARTS},
         {f"env_{name.replace('-', '_')}": environment.get(name, "") for name in _ENVIRONMENT},
         {
             "started_at": record.started_at,

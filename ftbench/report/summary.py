@@ -10,6 +10,7 @@ import pandas as pd
 
 from ftbench import stats
 from ftbench.errors import SpecError, did_you_mean
+from ftbench.records import PART_COLUMNS
 from ftbench.stats import Comparison, Interval
 from ftbench.task import ClassificationTask, Metric
 
@@ -135,11 +136,8 @@ def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
     """Return the columns that tell the groups apart, to go into their titles."""
     names = [str(c) for c in groups[0] if str(c).startswith("recipe_")] if groups else []
     names += ["threads", "deterministic", "harness"]
-    names += [f"{part}_{of}" for part in ("task", "backbone") for of in _PART_COLUMNS]
+    names += [f"{part}_{of}" for part in ("task", "backbone") for of in PART_COLUMNS]
     return [n for n in names if len({str(g[n].iloc[0]) for g in groups if n in g}) > 1]
-
-
-_PART_COLUMNS = ("owner", "version", "fingerprint")
 
 
 def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table:
@@ -208,6 +206,7 @@ def _row_labels(group: pd.DataFrame) -> pd.Series[str]:
         ("strategy_owner", " of " + group["strategy_owner"].astype(str)),
         ("strategy_version", " v" + group["strategy_version"].astype(str)),
         ("strategy_options", " " + group["strategy_options"].astype(str)),
+        ("strategy_source", " with code " + group["strategy_source"].astype(str).str[:8]),
     ):
         differing = group[column].groupby(labels).transform("nunique") > 1
         labels = labels.where(~differing, labels + spelt)

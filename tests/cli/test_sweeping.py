@@ -1,9 +1,13 @@
+import re
+import shutil
+
 import pandas as pd
 import pytest
 
 from ftbench import sweep as sweeps
 from ftbench.cli import sweeping
 from ftbench.store import read_records
+from ftbench.sweep import drive
 from tests.support import run_record, run_spec
 
 
@@ -190,7 +194,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(tiny_sweep, tmp_path, monk
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "run_one", interrupted)
+    monkeypatch.setattr(drive, "run_one", interrupted)
     outcome = tiny_sweep()
     assert outcome.code == 130
     assert f"every finished run is in {tmp_path / 'out'}, the same command goes on" in outcome.err
@@ -234,3 +238,48 @@ def test_many_different_failures_are_listed_in_part(capsys):
     assert "13 of 14 runs did not end well:" in lines
     assert "  full: failed: cause 09" in lines
     assert lines[-1] == "  and 3 more; see the message column"
+
+
+def test_a_run_without_a_record_has_not_ended_well(capsys):
+    plan = sweeps.make_plan([run_spec(seed=i) for i in range(3)], [run_record(seed=1)])
+    assert sweeping._report_failures(plan) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == [
+        "2 of 3 runs left no record:",
+        "  full at size 20, seed 0",
+        "  full at size 20, seed 2",
+    ]
+
+
+@pytest.mark.parametrize("take", [shutil.rmtree, lambda out: out.rename(out.with_name("moved"))])
+def test_a_directory_that_is_taken_away_ends_the_sweep_with_what_became_of_it(
+    tiny_sweep, tmp_path, monkeypatch, take
+):
+    real = drive.run_one
+    runs = []
+
+    def run_and_take(*arguments, **options):
+        runs.append(1)
+        if len(runs) == 2:
+            take(tmp_path / "out")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(drive, "run_one", run_and_take)
+    outcome = tiny_sweep(strategies="full,head-only", seeds="0,1")
+    assert outcome.code == 2
+    assert "out is gone while the sweep ran, and its 1 records may be lost" in outcome.err
+    assert "are safe" not in outcome.err
+
+
+def test_derived_files_that_cannot_be_written_are_a_warning_under_the_table(
+    tiny_sweep, tmp_path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise TypeError("no column for it")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", refuse)
+    outcome = tiny_sweep()
+    assert outcome.code == 0
+    assert "| full |" in outcome.out
+    assert re.search(r"warning: cannot write .*results\.parquet: TypeError: no column", outcome.err)
+    assert (tmp_path / "out" / "results.csv").exists()
