@@ -150,7 +150,7 @@ def _record_problems(record: RunRecord) -> Iterator[str]:
         yield from _unless(getattr(record, name), str, name)
     yield from _unless(record.run_seconds, float, "run_seconds")
     sections = [(name, getattr(record, name)) for name in _SECTIONS]
-    wrong = [p for name, section in sections for p in _unless(section, Mapping, name)]
+    wrong = [p for name, section in sections for p in _unless(section, dict, name)]
     yield from wrong
     if wrong:
         return  # what follows looks into them
@@ -164,21 +164,21 @@ def _record_problems(record: RunRecord) -> Iterator[str]:
             yield from _unless(cost, float, f"costs.{name}")
     metrics = record.metrics if isinstance(record.metrics, list) else [None]
     for metric in metrics:
-        if not isinstance(metric, Mapping) or not metric.keys() >= {"name", "title"}:
+        if not isinstance(metric, dict) or not metric.keys() >= {"name", "title"}:
             yield "metrics is no list of mappings with name and title"
 
 
 def _identity_problems(identity: Mapping[str, Any]) -> Iterator[str]:
     for name in ("size", "seed"):
         yield from _unless(identity.get(name), int, f"identity.{name}")
-    yield from _unless(identity.get("recipe"), Mapping, "identity.recipe")
+    yield from _unless(identity.get("recipe"), dict, "identity.recipe")
     for name in ("harness", "threads", "deterministic"):
         if name not in identity:
             yield f"identity.{name} is missing"
     for part in COMPONENTS:
         found = identity.get(part)
-        yield from _unless(found, Mapping, f"identity.{part}")
-        if isinstance(found, Mapping):
+        yield from _unless(found, dict, f"identity.{part}")
+        if isinstance(found, dict):
             yield from (f"identity.{part}.{name} is missing" for name in _COMPONENT - found.keys())
             yield from _unless(found.get("name"), str, f"identity.{part}.name")
 
@@ -186,15 +186,16 @@ def _identity_problems(identity: Mapping[str, Any]) -> Iterator[str]:
 _NOUNS = {str: "text", int: "a whole number", float: "a number"}
 
 
-def _unless(value: object, kind: type, name: str) -> Iterator[str]:
-    """Yield that a field is not of its kind, where it is not."""
+def _unless(value: object, kind: type, name: str) -> Sequence[str]:
+    """Return that a field is not of its kind, where it is not."""
+    if type(value) is kind and kind is not int:
+        return ()  # nearly always, and there are dozens a record
     wanted = int | float if kind is float else kind
     fits = isinstance(value, wanted) and not isinstance(value, bool)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         fits = False  # no table has a column for it
-    if not fits:
-        shown = "missing" if value is None else repr(value)[:80]
-        yield f"{name} is {shown}, not {_NOUNS.get(kind, 'a mapping')}"
+    shown = "missing" if value is None else repr(value)[:80]
+    return () if fits else (f"{name} is {shown}, not {_NOUNS.get(kind, 'a mapping')}",)
 
 
 def utc_now() -> str:

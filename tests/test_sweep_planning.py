@@ -339,3 +339,12 @@ def test_the_room_for_validation_is_looked_at_once_a_size(catalogue, monkeypatch
 def test_runs_that_are_not_of_the_plan_are_counted():
     plan = make_plan([run_spec(seed=0)], [run_record(seed=0), run_record(seed=1)])
     assert plan.others == 1
+
+
+def test_runs_with_another_number_of_steps_are_estimated_from_the_steps_of_finished_ones():
+    costs = [{"step_seconds": 0.01}, {"step_seconds": 0.03}]
+    records = [run_record(seed=i, costs=cost) for i, cost in enumerate(costs)]
+    # 3 s a run with 150 steps: 1.5 and no seconds besides them, 0.02 a step.
+    plan = make_plan([run_spec(steps=1000, seed=5), run_spec(seed=5)], records)
+    assert estimate_seconds(plan, records) == pytest.approx(0.75 + 1000 * 0.02 + 3.0)
+    assert estimate_seconds(make_plan([run_spec(batch_size=7)], records), records) is None

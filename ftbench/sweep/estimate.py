@@ -17,19 +17,50 @@ from ftbench.sweep.plan import Plan
 def estimate_seconds(plan: Plan, records: list[RunRecord]) -> float | None:
     """Return the seconds that the pending runs should take, from finished ones; None: unknown.
 
-    Each run counts as the mean of its strategy's finished runs with the same recipe.
+    Each run counts as the mean of its strategy's finished runs on the same backbone with the same
+    recipe, or else with the same batch size, their steps taken for its own.
     """
-    known: dict[str, list[float]] = {}
+    same: dict[str, _Mean] = {}
+    besides_steps: dict[str, _Mean] = {}
+    of_a_step: dict[str, _Mean] = {}
     for record in records:
-        if record.status == "ok":
-            known.setdefault(_estimate_group(record.identity), []).append(record.run_seconds)
+        if record.status != "ok":
+            continue
+        step = float(record.costs.get("step_seconds") or 0.0)
+        besides = record.run_seconds - step * float(record.protocol.get("steps") or 0)
+        group = _group(record.identity)
+        same.setdefault(_group(record.identity, whole=True), _Mean()).add(record.run_seconds)
+        besides_steps.setdefault(group, _Mean()).add(max(0.0, besides))
+        of_a_step.setdefault(group, _Mean()).add(step)
     total = 0.0
     for run in plan.pending:
-        seconds = known.get(_estimate_group(run.identity()))
-        if not seconds:
+        identity = run.identity()
+        whole, group = _group(identity, whole=True), _group(identity)
+        if whole in same:
+            total += same[whole].value
+        elif group in of_a_step:
+            steps = Recipe.model_validate(run.recipe).total_steps(run.size)
+            total += besides_steps[group].value + steps * of_a_step[group].value
+        else:
             return None
-        total += sum(seconds) / len(seconds)
     return total
+
+
+class _Mean:
+    """A mean that is added to."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        """Take in a value."""
+        self._sum += value
+        self._count += 1
+
+    @property
+    def value(self) -> float:
+        """The mean so far."""
+        return self._sum / self._count
 
 
 def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
@@ -57,5 +88,8 @@ def _probe(run: RunSpec, steps: int, catalogue: Catalogue, device: str) -> RunRe
     return run_one(replace(run, recipe=recipe), catalogue, device=device)
 
 
-def _estimate_group(identity: Mapping[str, Any]) -> str:
-    return str((identity["strategy"], identity["recipe"], identity["backbone"]["name"]))
+def _group(identity: Mapping[str, Any], *, whole: bool = False) -> str:
+    """Return what the runs share whose seconds tell of each other's."""
+    recipe = identity["recipe"]
+    shared = recipe if whole else recipe.get("batch_size")
+    return str((identity["strategy"], shared, identity["backbone"]["name"]))
