@@ -12,7 +12,12 @@ from ftbench.sweep import expand
 
 
 def pytest_configure(config):
+    from hypothesis import settings
+
     torch.set_num_threads(1)
+    # Else an example that another process holds up for 0.2 s is a failure.
+    settings.register_profile("no clock", deadline=None)
+    settings.load_profile("no clock")
 
 
 def pytest_collection_modifyitems(items):
@@ -135,6 +140,18 @@ class TinyPlugin:
     def ftbench_backbones(self):
         """Return the backbone."""
         return [self.backbone]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of runs and of their training; it moves where a test lets it sleep."""
+    # Imported here: a process with the tiny task installed runs this file without tests/ beside it.
+    from tests.support import Clock
+
+    clock = Clock()
+    for module in ("ftbench.run", "ftbench.train.loop"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    return clock
 
 
 @pytest.fixture
