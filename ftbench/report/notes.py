@@ -60,7 +60,7 @@ def _what_varies(ok: pd.DataFrame, metric: Metric, scores: Mapping[int, Scores])
 _UNTESTED = {
     # A reviewer would refuse a t-interval here: what slows one run down slows its neighbours too.
     True: "Costs are not tested and nothing is marked. Runs on one machine share its load, so they "
-    "are no independent draws and have no interval.",
+    "are not independent draws and have no interval.",
     False: "Counts are not tested.",
 }
 
@@ -92,7 +92,7 @@ def _overlap(ok: pd.DataFrame, scores: Mapping[int, Scores]) -> Iterator[str]:
         pool = " to ".join(f"{count:,}" for count in row_counts(ok, "pool_rows"))
         yield (
             f"Two seeds' subsets share rows of the pool of {pool}: {listing} labels on average. "
-            "Seeds are no independent draws of the subset there, and intervals are too narrow for "
+            "Seeds are not independent draws of the subset there, and intervals are too narrow for "
             "another pool."
         )
 

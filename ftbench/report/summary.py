@@ -28,7 +28,7 @@ Standing = Literal["best", "tied", "behind", "undecided"]
 class Cell:
     """One strategy at one size. ``interval`` is None where no run has ended well.
 
-    Of a cost it has the mean and no bounds, since runs on one machine are no independent draws;
+    Of a cost it has the mean and no bounds, since runs on one machine are not independent draws;
     ``spread`` is the smallest and the largest then, and ``cpu_seconds`` stands beside wall seconds.
     """
 
@@ -88,8 +88,15 @@ def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
     """Return the columns that tell the groups apart, to go into their titles."""
     names = [str(c) for c in groups[0] if str(c).startswith("recipe_")] if groups else []
     names += ["threads", "deterministic", "harness"]
-    names += [f"{part}_{of}" for part in ("task", "backbone") for of in _PART_COLUMNS]
-    return [n for n in names if len({str(g[n].iloc[0]) for g in groups if n in g}) > 1]
+    varying = [n for n in names if len({str(g[n].iloc[0]) for g in groups if n in g}) > 1]
+    # Two tasks are told apart by their names, so what differs counts within one name.
+    parts = [(part, f"{part}_{of}") for part in ("task", "backbone") for of in _PART_COLUMNS]
+    return varying + [
+        name
+        for part, name in parts
+        if len({(str(g[part].iloc[0]), str(g[name].iloc[0])) for g in groups})
+        > len({str(g[part].iloc[0]) for g in groups})
+    ]
 
 
 _PART_COLUMNS = ("owner", "version", "fingerprint")
@@ -188,7 +195,7 @@ def _scores(group: pd.DataFrame, metric: str) -> dict[int, dict[str, dict[int, f
 def _comparisons(
     group: pd.DataFrame, metric: Metric, scores: Mapping[int, Scores]
 ) -> dict[int, list[Comparison]]:
-    """Return the comparisons of each size's pairs; none of a cost, which is no sample of draws."""
+    """Return the comparisons of each size's pairs; none of a cost."""
     if metric.cost:
         return {size: [] for size in scores}
     compared = stats.compare_all(
@@ -223,14 +230,15 @@ def _missing(
     column_runs: pd.DataFrame, runs: pd.DataFrame, values: Sequence[float]
 ) -> dict[str, int]:
     """Return how many of a column's seeds a cell lacks, by what became of them."""
-    counts = runs["status"].value_counts()
-    missing = {str(status): int(count) for status, count in counts.items() if status != "ok"}
+    counts = runs["status"][runs["status"] != "ok"].value_counts()
+    missing = {str(status): int(count) for status, count in counts.items()}
     absent = column_runs["seed"].nunique() - runs["seed"].nunique()
     if absent:
         missing["not run"] = absent
     # A row without any (scratch keeps no source) lacks nothing: the number is not for it.
-    if values and counts.get("ok", 0) > len(values):
-        missing["without value"] = int(counts["ok"]) - len(values)
+    without = runs["seed"][runs["status"] == "ok"].nunique() - len(values)
+    if values and without:
+        missing["without value"] = without
     return missing
 
 
