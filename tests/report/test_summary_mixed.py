@@ -45,23 +45,22 @@ def test_two_tasks_are_two_tables():
     assert [title.partition(" ")[0] for title in titles] == ["digits", "letters"]
 
 
-def test_what_two_tasks_differ_in_besides_their_names_is_in_no_title():
-    other = [
-        dataclasses.replace(r, identity={**r.identity, "task": {**r.identity["task"], **changed}})
-        for r in grid({"full": SCORES}, task="letters")
-        for changed in [{"fingerprint": "another", "owner": "other"}]
+def of_task(records, **changes):
+    """Return records whose task's identity is changed."""
+    return [
+        dataclasses.replace(r, identity={**r.identity, "task": {**r.identity["task"], **changes}})
+        for r in records
     ]
-    tables = summarize(to_frame(grid({"full": SCORES}) + other)).tables
+
+
+def test_what_two_tasks_differ_in_besides_their_names_is_in_no_title():
+    letters = of_task(grid({"full": SCORES}, task="letters"), fingerprint="another", owner="other")
+    tables = summarize(to_frame(grid({"full": SCORES}) + letters)).tables
     assert {t.title for t in tables} == {"digits from glyphnet", "letters from glyphnet"}
 
 
 def test_what_differs_behind_one_tasks_name_is_in_the_titles():
-    other = [
-        dataclasses.replace(
-            r, identity={**r.identity, "task": {**r.identity["task"], "fingerprint": "another"}}
-        )
-        for r in grid({"full": SCORES})
-    ]
+    other = of_task(grid({"full": SCORES}), fingerprint="another")
     titles = [t.title for t in summarize(to_frame(grid({"full": SCORES}) + other)).tables]
     assert sorted(title.partition("task_fingerprint = ")[2] for title in titles) == [
         "another",
