@@ -1,5 +1,8 @@
 """What all tests share: one CPU thread, a tiny task and backbone, no GPU but where marked cuda."""
 
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -144,13 +147,14 @@ class TinyPlugin:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of runs and of their training; it moves where a test lets it sleep."""
+    """The clock of ftbench's modules; it moves where a test lets it sleep."""
     # Imported here: a process with the tiny task installed runs this file without tests/ beside it.
     from tests.support import Clock
 
     clock = Clock()
-    for module in ("ftbench.run", "ftbench.train.loop"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ftbench.") and getattr(module, "time", None) is time:
+            monkeypatch.setattr(module, "time", clock)
     return clock
 
 
