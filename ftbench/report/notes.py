@@ -169,9 +169,9 @@ def _waiting(ok: pd.DataFrame) -> Iterator[str]:
     waited = int((timed[WALL_SECONDS] > WAITING_FACTOR * timed[CPU_SECONDS]).sum())
     if waited:
         yield (
-            f"In {waited} of {len(timed)} runs wall seconds exceed CPU seconds {WAITING_FACTOR:g} "
-            "times: the process waited, as under other load. Their wall seconds are not what the "
-            "runs would have cost alone."
+            f"In {waited} of {len(timed)} runs wall seconds are more than {WAITING_FACTOR:g} times "
+            "CPU seconds: the process waited, as under other load. Their wall seconds are not what "
+            "the runs would have cost alone."
         )
 
 

@@ -280,7 +280,10 @@ def test_a_row_of_old_records_beside_new_ones_has_a_dash():
 @pytest.mark.parametrize("metric", [None, "train_seconds"])
 def test_runs_that_waited_are_counted(metric):
     found = notes(timed([(2.0, 1.9), (4.0, 2.0), (2.6, 2.0)]), metric)
-    assert "In 2 of 3 runs wall seconds exceed CPU seconds 1.25 times: the process waited" in found
+    assert (
+        "In 2 of 3 runs wall seconds are more than 1.25 times CPU seconds: the process waited"
+        in found
+    )
     assert "not what the runs would have cost alone." in found
 
 
