@@ -23,6 +23,7 @@ RESERVED_SCORES = frozenset(
         *("train_seconds", "step_seconds", "seconds_saved_by_cache", "peak_memory_bytes"),
         *("trainable_parameters", "total_parameters", "run_seconds", "started_at"),
         *("subset_fingerprint", "training_rows", "validation_rows", "test_rows", "source_rows"),
+        *("pool_rows", "subset_overlap"),
         *("batch_size", "steps", "planned_steps", "best_step", "validation_loss", "final_loss"),
         *("norm_statistics", "tuning_trials", "shared_device", "threads", "deterministic"),
         *("harness", "strategy_name", "strategy_options", "metrics"),

@@ -141,6 +141,8 @@ class _Budget:
     training: Examples
     validation: Examples | None
     fingerprint: str
+    pool_rows: int
+    overlap: float  # expected share of rows in common with another seed's
 
 
 class _Run:
@@ -242,7 +244,9 @@ class _Run:
                 chosen.strata, self.recipe.validation_share, self.spec.seed
             )
             training, validation = chosen.subset(kept), chosen.subset(held).to(self.device)
-        return _Budget(training.to(self.device), validation, subsets.fingerprint(rows))
+        overlap = subsets.expected_overlap(pool.strata, self.spec.size)
+        fingerprint = subsets.fingerprint(rows)
+        return _Budget(training.to(self.device), validation, fingerprint, len(pool), overlap)
 
     def _build_backbone(self) -> Backbone:
         with rng.isolated(self.spec.seed, "random weights"):
@@ -283,6 +287,8 @@ class _Run:
         validation = budget.validation
         return {
             "subset_fingerprint": budget.fingerprint,
+            "subset_overlap": budget.overlap,
+            "pool_rows": budget.pool_rows,
             "training_rows": len(budget.training),
             "validation_rows": len(validation) if validation is not None else 0,
             "test_rows": test_rows,

@@ -28,10 +28,18 @@ def stratified_order(labels: npt.ArrayLike, *purpose: int | str) -> Rows:
     starts = np.cumsum(counts) - counts
     rank = np.empty(len(values), dtype=np.int64)
     rank[by_class] = np.arange(len(values)) - np.repeat(starts, counts)
-    position = np.where(rank == 0, -1.0, (rank + 0.5) / counts[classes])
+    position = _positions(rank, counts[classes])
     # One tie-break a (class, rank) pair; rows of one class never tie.
     tie = rng.uniforms(len(values), *purpose, "ties")
     return shuffled[np.lexsort((tie, position))].astype(np.int64)
+
+
+def _positions(rank: Rows, count: Rows) -> npt.NDArray[np.float64]:
+    """Return where row ``rank`` of a class of ``count`` rows stands: first rows before all others.
+
+    Equal positions of classes of different sizes are equal numbers: both are rounded once.
+    """
+    return np.where(rank == 0, -1.0, (rank + 0.5) / count)
 
 
 def draw(labels: npt.ArrayLike, size: int, seed: int) -> Rows:
@@ -42,6 +50,25 @@ def draw(labels: npt.ArrayLike, size: int, seed: int) -> Rows:
     """
     check_size(labels, size)
     return np.sort(stratified_order(labels, seed, "subset")[:size])
+
+
+def expected_overlap(labels: npt.ArrayLike, size: int) -> float:
+    """Return the share of its rows that one seed's subset of ``size`` has in common with another's.
+
+    It is the mean over seeds, in (0, 1]: Σ nₖ² / Nₖ over ``size``, where nₖ of a class's Nₖ rows
+    are expected in a subset. In equal classes that is size/pool; where every class has to have a
+    row, small ones are drawn whole, and it is more.
+    """
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    classes = np.repeat(np.arange(len(counts)), counts)
+    rank = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = _positions(rank, counts[classes])
+    last = np.sort(position)[size - 1]
+    # Rows that tie for the last places have equal chances of them.
+    tied = position == last
+    chance = np.where(tied, (size - np.sum(position < last)) / np.sum(tied), position < last)
+    drawn = np.bincount(classes, weights=chance)
+    return float(np.sum(drawn**2 / counts) / size)
 
 
 def check_size(labels: npt.ArrayLike, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,10 @@ class Metric:
 
     ``higher_is_better`` None: tables mark no best. ``rows`` names the column that counts the rows
     where the score is a share of rows, and so a multiple of one over them: ``test_rows``.
+    ``scored_on`` names the column that counts the rows it is taken on, a share or not.
+
+    ``cost`` says that the number is no score: ``measured`` on a device (seconds, bytes) or
+    ``counted`` (parameters). Tables show a cost's mean and spread, test nothing and mark no best.
     """
 
     name: str
@@ -109,6 +113,8 @@ class Metric:
     higher_is_better: bool | None = True
     percent: bool = False  # shown times 100
     rows: str = ""
+    scored_on: str = "test_rows"
+    cost: Literal["", "measured", "counted"] = ""
 
 
 class Task(Component):

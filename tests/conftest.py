@@ -1,5 +1,8 @@
 """What all tests share: one CPU thread, a tiny task and backbone, no GPU but where marked cuda."""
 
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,12 @@ from ftbench.sweep import expand
 
 
 def pytest_configure(config):
+    from hypothesis import settings
+
     torch.set_num_threads(1)
+    # Else an example that another process holds up for 0.2 s is a failure.
+    settings.register_profile("no clock", deadline=None)
+    settings.load_profile("no clock")
 
 
 def pytest_collection_modifyitems(items):
@@ -135,6 +143,19 @@ class TinyPlugin:
     def ftbench_backbones(self):
         """Return the backbone."""
         return [self.backbone]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of ftbench's modules; it moves where a test lets it sleep."""
+    # Imported here: a process with the tiny task installed runs this file without tests/ beside it.
+    from tests.support import Clock
+
+    clock = Clock()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ftbench.") and getattr(module, "time", None) is time:
+            monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 @pytest.fixture

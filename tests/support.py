@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ TESTS = ROOT / "tests"
 
 # The tiny task and backbone of conftest.py as an importable module, with strategies that misbehave.
 _TINY_MODULE = f"""
-import importlib.util, time
+import importlib.util, os, time
 import torch
 import ftbench
 spec = importlib.util.spec_from_file_location("tiny_definitions", {str(TESTS / "conftest.py")!r})
@@ -42,13 +43,36 @@ class Diverges(ftbench.Strategy):
 
 class Slow(ftbench.Strategy):
     name = "slow"
+    # In the process that has it in its environment, the run after so many waits to be interrupted.
+    runs_before_it_waits = int(os.environ.pop("TINY_WAITS_AFTER", 10**6))
     class Options(ftbench.StrategyOptions):
         seconds: float = 0.05
     def prepare(self, model, source):
-        time.sleep(self.options.seconds)
+        Slow.runs_before_it_waits -= 1
+        time.sleep(600 if Slow.runs_before_it_waits < 0 else self.options.seconds)
 
 plugin = tiny.TinyPlugin(strategies=[Raises, Diverges, Slow])
 """
+
+
+class Clock:
+    """Stands in for the module ``time``: it stands still until something sleeps on it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        """Return the seconds slept so far."""
+        return self.now
+
+    monotonic = perf_counter
+
+    def sleep(self, seconds):
+        """Let that many seconds pass at once."""
+        self.now += seconds
+
+    def __getattr__(self, name):
+        return getattr(time, name)
 
 
 def distribution(folder, name, *, version="1.0", entry_points=None, modules=None):
@@ -178,9 +202,8 @@ def ftbench_process(arguments, *folders, **options):
     # A shell ignores SIGINT in what it starts in the background, and children inherit that; the
     # tests mean a process that a Ctrl-C reaches, however they were started themselves.
     interruptible = {"preexec_fn": functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
-    return subprocess.Popen(
-        command, env=environment_with(*folders), **{**pipes, **interruptible, **options}
-    )
+    settings = {"env": environment_with(*folders), **pipes, **interruptible, **options}
+    return subprocess.Popen(command, **settings)
 
 
 def tiny_sweep(**changes):

@@ -137,6 +137,15 @@ def test_the_pull_that_the_operators_page_shows_works(tiny_model):
     assert not strategy.decays(ftbench.Stage(0, 5, "stem"))
 
 
+def test_the_measurement_that_the_benchmark_page_shows_gives_its_number(capsys):
+    [code] = python_blocks("docs/benchmark.md", "subsets.draw")
+    exec(code, {})
+    assert capsys.readouterr().out == "88.7\n"
+    assert "| 74.4 | 84.0 | 88.7 | 93.1 | 95.2 |" in (ROOT / "docs" / "benchmark.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def test_the_task_and_backbone_that_the_reference_shows_work(tmp_path):
     [code] = python_blocks("plugins/README.md", "class MyTask")
     example = TinyPlugin.Task()

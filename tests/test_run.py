@@ -6,7 +6,6 @@ import math
 import random
 import re
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -180,12 +179,12 @@ def test_a_rate_that_is_no_finite_number_is_a_failed_run(tiny_run, value):
     assert f"rate() returned {value} for stem at progress 0.00" in record.message
 
 
-def test_a_run_over_its_time_is_stopped(tiny_run):
-    slow = strategy_that("penalty", functools.partial(time.sleep, 0.02))
-    record = tiny_run(slow, steps=1000, timeout_seconds=0.3)
+def test_a_run_over_its_time_is_stopped(tiny_run, clock):
+    slow = strategy_that("penalty", functools.partial(clock.sleep, 0.25))
+    record = tiny_run(slow, steps=1000, timeout_seconds=2)
     assert record.status == "timeout"
-    assert re.fullmatch(r"out of time after \d+ of 1000 steps", record.message)
-    assert record.run_seconds < 10  # all steps would take 20 s
+    assert record.message == "out of time after 9 of 1000 steps"
+    assert record.run_seconds == clock.now
 
 
 @pytest.mark.parametrize(
@@ -280,15 +279,27 @@ def test_peak_memory_holds_what_the_strategy_allocated_in_each_of_two_runs(tiny_
     assert tiny_run("full").costs["peak_memory_bytes"] < size / 2
 
 
-def test_seconds_are_those_of_the_steps_and_of_the_strategy(tiny_run):
-    slow = strategy_that("penalty", functools.partial(time.sleep, 0.01))
-    costs = tiny_run(slow, steps=10).costs
-    assert 0.01 < costs["step_seconds"] < 0.1  # ten steps together take longer
-    assert costs["train_seconds"] >= 10 * costs["step_seconds"]
+def test_seconds_are_those_of_the_steps_and_of_the_strategy(tiny_run, clock):
+    slow = strategy_that("penalty", functools.partial(clock.sleep, 0.25))
+    record = tiny_run(slow, steps=10)
+    assert record.costs["step_seconds"] == 0.25
+    assert record.costs["train_seconds"] == 2.5
+    assert record.run_seconds == clock.now
     for method in ("prepare", "finish"):
-        record = tiny_run(strategy_that(method, functools.partial(time.sleep, 0.6)))
-        assert 0.6 < record.costs["train_seconds"] < record.run_seconds
-        assert record.costs["step_seconds"] < 0.6 / 4
+        record = tiny_run(strategy_that(method, functools.partial(clock.sleep, 0.5)))
+        assert (record.costs["train_seconds"], record.costs["step_seconds"]) == (0.5, 0)
+
+
+def test_seconds_are_read_from_the_clock(tiny_run):
+    record = tiny_run()
+    assert 0 < record.costs["step_seconds"] < record.costs["train_seconds"] < record.run_seconds
+
+
+def test_a_record_counts_the_pool_and_what_two_seeds_share_of_it(tiny_run):
+    protocol = tiny_run(size=12).protocol
+    assert protocol["pool_rows"] == 60
+    # Of 30, 18 and 12 rows, twelve labels are 6, 4 and 2, or near them.
+    assert protocol["subset_overlap"] == pytest.approx(12 / 60, rel=0.05)
 
 
 def test_scores_and_costs_are_finite_numbers_under_their_names(tiny_run):

@@ -223,3 +223,36 @@ def test_more_than_all_of_the_pool_is_refused_as_it_was_written():
     assert subsets.resolve_size("100%", 1297) == 1297
     with pytest.raises(SpecError, match=r"size 150% is larger than the pool of 1297 labelled"):
         subsets.resolve_size("150%", 1297)
+
+
+# How much two seeds' subsets have in common.
+
+LONG_TAIL = np.repeat(np.arange(100), [82] * 10 + [2] * 90)
+BALANCED = np.repeat(np.arange(10), 130)
+
+
+def mean_overlap(labels, size, seeds=40):
+    """Return the share of rows that the subsets of two seeds share, the mean over all pairs."""
+    drawn = [set(subsets.draw(labels, size, seed).tolist()) for seed in range(seeds)]
+    return np.mean([len(a & b) / size for i, a in enumerate(drawn) for b in drawn[:i]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "size"),
+    [(BALANCED, 100), (BALANCED, 400), (LONG_TAIL, 100), (LONG_TAIL, 145), (LONG_TAIL, 500)],
+)
+def test_the_expected_overlap_is_that_of_subsets_that_are_drawn(labels, size):
+    # A mean over 40 seeds is within 0.02 of it in all of these.
+    assert subsets.expected_overlap(labels, size) == pytest.approx(
+        mean_overlap(labels, size), abs=0.02
+    )
+
+
+def test_in_equal_classes_the_expected_overlap_is_the_share_of_the_pool():
+    assert subsets.expected_overlap(BALANCED, 400) == pytest.approx(400 / 1300)
+    assert subsets.expected_overlap(BALANCED, 1300) == 1
+
+
+def test_classes_that_are_drawn_whole_raise_the_expected_overlap():
+    # Ninety classes of two rows give one each, ten of 82 one each: (90/2 + 10/82)/100.
+    assert subsets.expected_overlap(LONG_TAIL, 100) == pytest.approx((45 + 10 / 82) / 100)

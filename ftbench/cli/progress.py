@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any, Self
 
 import typer
@@ -31,7 +30,6 @@ class ConsoleProgress(Progress):
         self.runs_finished = 0
         self.warnings: list[str] = []  # to be read under the table
         self._plan = Plan((), ())
-        self._started = time.monotonic()
         self._seconds: dict[str, list[float]] = {}
 
     def __enter__(self) -> Self:
@@ -43,7 +41,7 @@ class ConsoleProgress(Progress):
 
     def planned(self, plan: Plan) -> None:
         """Say how much there is to do."""
-        self._plan, self._started = plan, time.monotonic()
+        self._plan = plan
         self._say(describe(plan))
 
     def finished(self, record: RunRecord) -> None:

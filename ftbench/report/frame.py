@@ -52,6 +52,8 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # How each task's scores read, for a table that is made where the task is not installed.
     frame.attrs["metrics"] = {r.labels["task"]: list(r.metrics) for r in records if r.metrics}
+    # What a score is, and not a cost or a count, where no metric describes the column.
+    frame.attrs["scores"] = sorted({name for record in records for name in record.scores})
     return frame
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ftbench.report.summary import SOURCE_KEPT, Cell, Table
+from ftbench.report.metrics import SOURCE_KEPT
+from ftbench.report.summary import Cell, Table
 from ftbench.stats import Interval
 from ftbench.task import Metric
 
@@ -29,12 +30,21 @@ def missing(cell: Cell) -> str:
 
 
 def cell(value: Cell, metric: Metric) -> str:
-    """Return a cell without emphasis: interval, tie mark, missing runs."""
+    """Return a cell without emphasis: interval or mean and spread, tie mark, missing runs."""
     lost = missing(value)
     if value.interval is None:
         return lost or "–"
     tie = " ≈" if value.standing == "tied" else ""
-    return interval(value.interval, metric) + tie + (f" ({lost})" if lost else "")
+    beside = "" if value.cpu_seconds is None else f", CPU {value.cpu_seconds:.3f}"
+    shown = f"{interval(value.interval, metric)}{_spread(value, metric)}{beside}{tie}"
+    return shown + (f" ({lost})" if lost else "")
+
+
+def _spread(value: Cell, metric: Metric) -> str:
+    """Return `` [smallest, largest]`` of a cost, ``""`` where both are one number."""
+    if value.spread is None or value.spread[0] == value.spread[1]:
+        return ""
+    return " [" + ", ".join(number(bound, metric) for bound in value.spread) + "]"
 
 
 def headings(table: Table) -> list[str]:
@@ -45,6 +55,7 @@ def headings(table: Table) -> list[str]:
         *(str(size) for size in table.sizes),
         f"source kept at {largest}",
         f"train s at {largest}",
+        *([f"CPU s at {largest}"] if _has_cpu_seconds(table) else []),
         "trainable",
     ]
 
@@ -63,11 +74,21 @@ def notes(table: Table) -> list[str]:
     return [*table.notes, *source]
 
 
+def _has_cpu_seconds(table: Table) -> bool:
+    """Return whether a record has CPU seconds; those of old have none."""
+    return any(row.train_cpu_seconds is not None for row in table.rows)
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def cost_cells(table: Table, index: int) -> list[str]:
     """Return the cells of row ``index`` to the right of its scores."""
     row = table.rows[index]
     return [
         interval(row.source_kept, SOURCE_KEPT),
-        "–" if row.train_seconds is None else f"{row.train_seconds:.2f}",
+        _seconds(row.train_seconds),
+        *([_seconds(row.train_cpu_seconds)] if _has_cpu_seconds(table) else []),
         "–" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
     ]

@@ -1,5 +1,7 @@
 """Records that one table must not mix, or must say that it mixes."""
 
+import dataclasses
+
 import pytest
 
 from ftbench.errors import SpecError
@@ -41,6 +43,29 @@ def test_two_tasks_are_two_tables():
     records = grid({"full": SCORES}) + grid({"full": SCORES}, task="letters")
     titles = [t.title for t in summarize(to_frame(records)).tables]
     assert [title.partition(" ")[0] for title in titles] == ["digits", "letters"]
+
+
+def of_task(records, **changes):
+    """Return records whose task's identity is changed."""
+    return [
+        dataclasses.replace(r, identity={**r.identity, "task": {**r.identity["task"], **changes}})
+        for r in records
+    ]
+
+
+def test_what_two_tasks_differ_in_besides_their_names_is_in_no_title():
+    letters = of_task(grid({"full": SCORES}, task="letters"), fingerprint="another", owner="other")
+    tables = summarize(to_frame(grid({"full": SCORES}) + letters)).tables
+    assert {t.title for t in tables} == {"digits from glyphnet", "letters from glyphnet"}
+
+
+def test_what_differs_behind_one_tasks_name_is_in_the_titles():
+    other = of_task(grid({"full": SCORES}), fingerprint="another")
+    titles = [t.title for t in summarize(to_frame(grid({"full": SCORES}) + other)).tables]
+    assert sorted(title.partition("task_fingerprint = ")[2] for title in titles) == [
+        "another",
+        "task-fingerp",
+    ]
 
 
 def test_two_versions_of_a_strategy_are_two_rows():

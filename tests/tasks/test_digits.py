@@ -1,9 +1,14 @@
+import re
+from difflib import SequenceMatcher
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+import ftbench
+from ftbench.component import parse_reference
 from ftbench.tasks import digits
 from ftbench.tasks.digits import Digits
 
@@ -99,3 +104,92 @@ def test_the_fingerprint_changes_with_the_data(monkeypatch, fresh_fingerprint, c
 
     monkeypatch.setattr(home, changed, altered)
     assert fresh_fingerprint() != first
+
+
+# Writers.
+
+FORM_DIGITS = 130
+
+
+@pytest.fixture
+def by_blocks():
+    """The task whose test rows are whole forms."""
+    [(name, options)] = parse_reference("digits(split='blocks')")
+    return ftbench.load_catalogue().build("task", name, options)
+
+
+def form_starts(labels):
+    """Return where the labels start over with 0 to 9 twice or more, as each form does.
+
+    A form that lost its first digits starts with fewer, so runs within 100 rows are one form's.
+    """
+    text = "".join(map(str, labels))
+    runs = [match.start() for match in re.finditer("(?=12345678901234)", text)]
+    return [run for run, before in zip(runs, [-200, *runs], strict=False) if run - before > 100]
+
+
+def test_the_file_is_forms_that_repeat_one_sequence_of_labels(bunch):
+    form = bunch.target[:FORM_DIGITS].tolist()
+    starts = [max(0, start - 1) for start in form_starts(bunch.target)]
+    assert len(starts) == 14
+    for start, end in zip(starts, [*starts[1:], 1797], strict=True):
+        found = bunch.target[start:end].tolist()
+        assert SequenceMatcher(a=form, b=found, autojunk=False).ratio() > 0.9
+        assert len(found) <= FORM_DIGITS + 1
+    assert digits.BLOCK_TEST_ROWS in starts
+
+
+def test_blocks_hold_out_the_first_four_forms_whole(bunch, by_blocks):
+    every = as_bytes(enlarged(bunch))
+    assert as_bytes(by_blocks.test().inputs) == every[:516]
+    assert as_bytes(by_blocks.pool().inputs) == every[516:]
+    assert by_blocks.test().targets.tolist() == bunch.target[:516].tolist()
+
+
+def test_every_class_is_in_both_parts_of_the_blocks(by_blocks):
+    for part in (by_blocks.pool(), by_blocks.test()):
+        counts = np.bincount(part.strata, minlength=10)
+        assert counts.min() > 0.9 * counts.max()
+
+
+def test_the_two_splits_never_mix(by_blocks):
+    catalogue = ftbench.load_catalogue()
+    one, other = (catalogue.identify(t) for t in (Digits(), by_blocks))
+    assert (one.label, other.label) == ("digits", "digits(split='blocks')")
+    assert one.fingerprint != other.fingerprint
+    assert one.options != other.options
+
+
+def test_the_default_split_keeps_the_keys_of_runs_before_there_was_a_choice():
+    for options in ({}, {"split": "stratified"}):
+        task = ftbench.load_catalogue().build("task", "digits", options)
+        assert ftbench.load_catalogue().identify(task).identity()["options"] == {}
+        assert task.label == "digits"
+
+
+def test_writers_of_the_pool_make_the_stratified_test_rows_easier(by_blocks):
+    def nearest_neighbour_accuracy(task):
+        pool, test = task.pool(), task.test()
+        distances = torch.cdist(test.inputs.flatten(1), pool.inputs.flatten(1))
+        found = pool.targets[distances.argmin(1)] == test.targets
+        return found.float().mean().item()
+
+    assert nearest_neighbour_accuracy(Digits()) > nearest_neighbour_accuracy(by_blocks) + 0.02
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ftbench.FtbenchError, match="option 'split': Input should be 'stratified'"):
+        ftbench.load_catalogue().build("task", "digits", {"split": "random"})
+
+
+def test_the_blocks_are_swept(tmp_path, by_blocks):
+    spec = ftbench.SweepSpec(
+        task="digits(split='blocks')", strategies=("head-only",), sizes=(20,), seeds=(0, 1),
+        recipe={"steps": 3}, device="cpu",
+    )  # fmt: skip
+    ftbench.run_sweep(spec, tmp_path)
+    frame = ftbench.load_results(tmp_path)
+    assert frame["status"].tolist() == ["ok", "ok"], frame["message"].tolist()
+    assert set(frame["task"]) == {"digits(split='blocks')"}
+    assert set(zip(frame["pool_rows"], frame["test_rows"], strict=True)) == {(1281, 516)}
+    assert frame["subset_overlap"].tolist() == pytest.approx([20 / 1281] * 2, rel=0.01)
