@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ftbench.cli.streams import take_any_text
 from ftbench.errors import FtbenchError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A results direct
 
 def main() -> None:
     """Run the command line: exit 2 for a message to the user, 130 for an interrupt."""
+    take_any_text()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         app()

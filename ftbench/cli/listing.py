@@ -66,12 +66,12 @@ def _print(catalogue: Catalogue) -> None:
             f"{name} (required)" if value == "required" else f"{name}={value!r}"
             for name, value in _options(entry.value).items()
         )
-        table.add_row(entry.kind, entry.name, str(entry.owner), Text(options))
+        table.add_row(entry.kind, Text(entry.name), Text(str(entry.owner)), Text(options))
     console.print(table)
     console.print()
     hooks = Table("hook", "implemented by", box=None, pad_edge=False)
     for hook, owners in catalogue.hook_owners().items():
-        hooks.add_row(hook, ", ".join(sorted(set(owners))) or "–")
+        hooks.add_row(hook, Text(", ".join(sorted(set(owners))) or "–"))
     console.print(hooks)
     for error in catalogue.errors:
         line = f"\nload error: {error.owner}, {error.entry_point}: {error.error}"

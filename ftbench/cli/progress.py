@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any, Self
 
 import typer
@@ -30,7 +31,9 @@ class ConsoleProgress(Progress):
         self.runs_finished = 0
         self.warnings: list[str] = []  # to be read under the table
         self._plan = Plan((), ())
-        self._seconds: dict[str, list[float]] = {}
+        self._left: Counter[str] = Counter()  # runs by strategy
+        self._seconds: dict[str, float] = {}  # of the finished ones together
+        self._finished: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Begin the display."""
@@ -42,12 +45,16 @@ class ConsoleProgress(Progress):
     def planned(self, plan: Plan) -> None:
         """Say how much there is to do."""
         self._plan = plan
+        self._left = Counter(run.strategy.label for run in plan.pending)
         self._say(describe(plan))
 
     def finished(self, record: RunRecord) -> None:
         """Count the run."""
+        label = record.labels["strategy"]
         self.runs_finished += 1
-        self._seconds.setdefault(record.labels["strategy"], []).append(record.run_seconds)
+        self._finished[label] += 1
+        self._left[label] -= 1
+        self._seconds[label] = self._seconds.get(label, 0.0) + record.run_seconds
 
     def warned(self, message: str) -> None:
         """Keep the warning for the end."""
@@ -55,13 +62,11 @@ class ConsoleProgress(Progress):
 
     def seconds_left(self) -> float | None:
         """Return the estimate for the pending runs, by the mean of each one's strategy so far."""
-        if not self._seconds:
+        if not self._finished:
             return None
-        everything = [s for seconds in self._seconds.values() for s in seconds]
-        overall = sum(everything) / len(everything)
-        means = {label: sum(s) / len(s) for label, s in self._seconds.items()}
-        left = self._plan.pending[self.runs_finished :]
-        return sum(means.get(run.strategy.label, overall) for run in left)
+        overall = sum(self._seconds.values()) / self.runs_finished
+        means = {n: seconds / self._finished[n] for n, seconds in self._seconds.items()}
+        return sum(count * means.get(n, overall) for n, count in self._left.items())
 
     def _say(self, line: str) -> None:
         typer.echo(line, err=True)
@@ -96,7 +101,7 @@ class LiveProgress(ConsoleProgress):
         from rich.progress import Progress as Bars
 
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a label may have brackets
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),

@@ -10,7 +10,7 @@ import typer
 from ftbench import store
 from ftbench import sweep as sweeps
 from ftbench.config import load_spec
-from ftbench.errors import SpecError
+from ftbench.errors import FtbenchError, SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
 
@@ -26,12 +26,21 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
     for status in STATUSES:
         if counts[status]:
             typer.echo(f"  {counts[status]:>5} {status}")
-    spec = load_spec(spec_path or directory / store.SPEC)
-    plan = sweeps.make_plan(sweeps.expand(spec, load_catalogue()), records)
-    outside = len(latest.keys() - {run.key for run in plan.runs})
+    if spec_path is None and not (directory / store.SPEC).is_file():
+        if why_rerun:
+            raise SpecError(f"--why-rerun needs a plan: 'ftbench status {directory} SPEC.toml'")
+        typer.echo(f"no plan: {directory} has no {store.SPEC}; name one: DIR SPEC.toml")
+        return
+    try:
+        spec = load_spec(spec_path or directory / store.SPEC)
+        plan = sweeps.make_plan(sweeps.expand(spec, load_catalogue()), records)
+    except FtbenchError as error:
+        # The counts above stand, whatever the plan wants that is not here.
+        where = spec_path or directory / store.SPEC
+        raise SpecError(f"the plan of {where} cannot be made here: {error}") from error
     typer.echo(f"the plan: {sweeps.describe(plan)}")
-    if outside:
-        typer.echo(f"{outside} stored runs are of other plans")
+    if plan.others:
+        typer.echo(f"{plan.others} stored runs are of other plans")
     if why_rerun:
         for reason, count in sweeps.reasons(plan, records).most_common():
             typer.echo(f"  {count} × {reason}")

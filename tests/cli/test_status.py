@@ -79,3 +79,32 @@ def test_a_directory_without_results_is_refused(ftbench_command, tmp_path):
     outcome = ftbench_command("status", tmp_path / "absent")
     assert outcome.code == 2
     assert "there is no results directory" in outcome.err
+
+
+def test_a_directory_without_a_spec_is_counted_and_told_how_to_name_a_plan(
+    tiny_sweep, ftbench_command, tmp_path
+):
+    tiny_sweep()
+    spec = tmp_path / "out" / "spec.toml"
+    spec.rename(tmp_path / "mine.toml")
+    outcome = ftbench_command("status", tmp_path / "out")
+    assert outcome.code == 0
+    assert "1 runs, 1 attempts" in outcome.out
+    assert "has no spec.toml; name one: DIR SPEC.toml" in outcome.out
+    outcome = ftbench_command("status", tmp_path / "out", "--why-rerun")
+    assert outcome.code == 2
+    assert "--why-rerun needs a plan: 'ftbench status" in outcome.err
+    outcome = ftbench_command("status", tmp_path / "out", tmp_path / "mine.toml")
+    assert "the plan: 1 runs, 1 already done, 0 to run" in outcome.out
+
+
+def test_a_plan_of_a_plugin_that_is_gone_is_said_under_the_counts(
+    tiny_sweep, ftbench_command, tmp_path
+):
+    tiny_sweep()
+    spec = tmp_path / "out" / "spec.toml"
+    spec.write_text(spec.read_text().replace('"full"', '"uninstalled"'))
+    outcome = ftbench_command("status", tmp_path / "out")
+    assert outcome.code == 2
+    assert "1 runs, 1 attempts" in outcome.out
+    assert "spec.toml cannot be made here: unknown strategy 'uninstalled'" in outcome.err

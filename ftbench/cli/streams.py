@@ -1,0 +1,62 @@
+"""Standard streams that take any text, whatever their encoding."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+import unicodedata
+
+HANDLER = "ftbench.plain"
+_PLAIN = {
+    "±": "+/-",
+    "≈": "~",
+    "≠": "!=",
+    "≤": "<=",
+    "≥": ">=",
+    "×": "x",
+    "·": ".",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "→": "->",
+    "…": "...",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "━": "-",
+    "─": "-",
+    "╸": "-",
+    "╺": "-",
+    "α": "alpha",
+    "β": "beta",
+    "λ": "lambda",
+    "µ": "u",
+}
+
+
+def take_any_text() -> None:
+    """Let the standard streams write what they cannot encode in plain letters.
+
+    An ascii terminal shows ``91.0 +/- 2.5``; no character costs the text around it.
+    """
+    codecs.register_error(HANDLER, _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # a stream of a caller's own may have none
+            reconfigure(errors=HANDLER)
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    refused = error.object[error.start : error.end]
+    return "".join(_plain(character) for character in refused), error.end
+
+
+def _plain(character: str) -> str:
+    """Return a character in ascii; its number where nothing reads like it."""
+    if character in _PLAIN:
+        return _PLAIN[character]
+    base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return base or character.encode("ascii", "backslashreplace").decode()

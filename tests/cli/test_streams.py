@@ -1,0 +1,88 @@
+"""No stream loses a table: what it cannot encode is written in plain letters."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from ftbench.cli.streams import take_any_text
+from tests.support import distribution, environment_with, grid, write_runs
+
+COMMAND = [sys.executable, "-c", "from ftbench.cli import main; main()"]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results directory with a strategy whose label no narrow encoding has."""
+    scores = {"a": [0.90, 0.91, 0.92], "b(mode='ß→漢')": [0.5, 0.51, 0.52], "c": [0.9, 0.9, 0.93]}
+    return write_runs(tmp_path / "out", grid(scores))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["table"], ["table", "--format", "csv"], ["plugins"], ["table", "absent-é→漢"]],
+    ids=["markdown", "csv", "plugins", "an error"],
+)
+def test_every_command_prints_on_every_stream(results, encoding, arguments, tmp_path):
+    if arguments[0] == "table" and "absent-é→漢" not in arguments:
+        arguments = ["table", str(results), *arguments[1:]]
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**environment_with(tmp_path), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    said = done.stdout.decode(encoding) + done.stderr.decode(errors="replace")
+    assert "Traceback" not in said
+    assert "UnicodeEncodeError" not in said
+    assert done.returncode == (2 if arguments[-1].startswith("absent") else 0)
+    assert said
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", b"91.0 +/- 2.5 ~ | 3 x x -> ss? \\u6f22 e - ..."),
+        ("latin-1", b"91.0 \xb1 2.5 ~ | 3 \xd7 x -> ss? \\u6f22 \xe9 - ..."),
+        ("utf-8", "91.0 ± 2.5 ≈ | 3 × x → ss? 漢 é – …".encode()),
+    ],
+)
+def test_signs_have_plain_forms(monkeypatch, encoding, expected):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    take_any_text()
+    sys.stdout.write("91.0 ± 2.5 ≈ | 3 × x → ss? 漢 é – …")
+    sys.stdout.flush()
+    assert raw.getvalue() == expected
+
+
+def test_half_a_character_of_a_file_name_is_written_too(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    take_any_text()
+    sys.stdout.write(b"out\xff".decode("utf-8", "surrogateescape"))
+    sys.stdout.flush()
+    assert raw.getvalue() == b"out\\udcff"
+
+
+def test_a_stream_that_cannot_be_changed_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    take_any_text()
+    sys.stdout.write("±")
+    assert sys.stdout.getvalue() == "±"
+
+
+def test_names_are_printed_as_text(tmp_path):
+    folder = tmp_path / "site"
+    module = (
+        "import ftbench\n@ftbench.hookimpl\ndef ftbench_strategies():\n"
+        "    return [type('X', (ftbench.Strategy,), {'name': 'x[red]'})]\n"
+    )
+    distribution(folder, "odd", entry_points={"x": "odd"}, modules={"odd": module}, version="1[b]")
+    done = subprocess.run(
+        [*COMMAND, "plugins"], env=environment_with(folder), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "load error: odd 1[b], ftbench_strategies: X.name: the name 'x[red]' can" in done.stdout
