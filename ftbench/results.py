@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ftbench import store
 from ftbench.errors import StoreError
 from ftbench.records import RunRecord
-from ftbench.report.frame import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +21,8 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     docs/results.md describes the columns. StoreError where there are no results or the directory
     is not ftbench's.
     """
+    from ftbench.report.frame import to_frame  # pandas: where no table is made, nobody waits
+
     records = store.require_results(Path(directory))
     return to_frame(store.latest(records).values())
 
@@ -32,6 +33,8 @@ def write_derived(directory: Path, records: list[RunRecord] | None = None) -> No
     Each is replaced in one step, and whatever keeps one from being written does not keep the other.
     StoreError, then, says so: runs.jsonl has everything that is in them.
     """
+    from ftbench.report.frame import to_frame
+
     records = store.read_records(directory) if records is None else records
     if not records:
         return

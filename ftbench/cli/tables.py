@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from ftbench.errors import PluginError
 from ftbench.plugins import Entry, load_catalogue
 from ftbench.records import RunRecord
-from ftbench.report.console import renderables
-from ftbench.report.frame import to_frame
-from ftbench.report.summary import Summary, summarize
 from ftbench.results import load_results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Reports bring pandas along: what makes no table does not wait for it.
 
 
 def choose_format(name: str | None) -> Entry | None:
@@ -27,16 +28,25 @@ def show(directory: Path, *, format_name: str | None = None, metric: str | None 
     """Print the table of a directory: for a terminal, in Markdown in a pipe, or as asked for."""
     # Before the records are read, so that a misspelt format is known at once.
     entry = choose_format(format_name)
-    _print(summarize(load_results(directory), metric), entry)
+    _print(load_results(directory), entry, metric)
 
 
 def show_records(records: Iterable[RunRecord]) -> None:
     """Print the table of records: for a terminal, or in Markdown in a pipe."""
-    _print(summarize(to_frame(records)), choose_format(None))
+    from ftbench.report.frame import to_frame
+
+    _print(to_frame(records), choose_format(None))
 
 
-def _print(summary: Summary, entry: Entry | None) -> None:
+def _print(frame: pd.DataFrame, entry: Entry | None, metric: str | None = None) -> None:
+    from ftbench.report.summary import summarize
+
+    summary = summarize(frame, metric)
     if entry is None:
+        from rich.console import Console
+
+        from ftbench.report.console import renderables
+
         console = Console()
         for renderable in renderables(summary, console):
             console.print(renderable)

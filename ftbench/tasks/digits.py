@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +84,14 @@ class Digits(ClassificationTask):
 
 @functools.cache
 def _raw() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return the images (1797, 8, 8) and labels (1797,) of ``sklearn.datasets.load_digits``."""
+    # Its file is read here: importing scikit-learn takes a second and a half of every command.
+    package = importlib.util.find_spec("sklearn")
+    folders = package.submodule_search_locations if package is not None else None
+    path = Path(folders[0] if folders else "") / "datasets/data/digits.csv.gz"
+    if path.is_file():
+        values = np.loadtxt(path, delimiter=",")
+        return values[:, :-1].reshape(-1, 8, 8), values[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

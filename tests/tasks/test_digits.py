@@ -193,3 +193,11 @@ def test_the_blocks_are_swept(tmp_path, by_blocks):
     assert set(frame["task"]) == {"digits(split='blocks')"}
     assert set(zip(frame["pool_rows"], frame["test_rows"], strict=True)) == {(1281, 516)}
     assert frame["subset_overlap"].tolist() == pytest.approx([20 / 1281] * 2, rel=0.01)
+
+
+def test_the_file_that_is_read_is_what_scikit_learn_loads():
+    images, labels = digits._raw.__wrapped__()
+    bunch = load_digits()
+    np.testing.assert_array_equal(images, bunch.images)
+    np.testing.assert_array_equal(labels, bunch.target)
+    assert (images.dtype, labels.dtype) == (bunch.images.dtype, np.int64)
