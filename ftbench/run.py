@@ -29,7 +29,7 @@ from ftbench.recipe import Recipe
 from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
 from ftbench.task import Examples, Source, SourceTask, Task
-from ftbench.train import TrainingLog, train
+from ftbench.train import Stopwatch, TrainingLog, train
 
 OnStep = Callable[[int, int], None]
 
@@ -178,12 +178,14 @@ class _Run:
             source_head.to(self.device)
         before = self._source_accuracy(model, source_task, source_head)
 
-        peak = PeakMemory(self.device)
-        started = time.perf_counter()
-        self.strategy.prepare(model, self._visible_source(source_task, source_head))
+        # A strategy's copies are the harness's own doing: before the clock and the memory start.
+        visible = self._visible_source(source_task, source_head, model)
+        peak, watch = PeakMemory(self.device), Stopwatch()
+        self.strategy.prepare(model, visible)
         self._wait()
-        prepare_seconds = time.perf_counter() - started
+        prepare = watch.read()
         peak.mark()  # the warm-up that comes now is no part of the run
+        del visible  # its memory is the strategy's where it keeps it, and else nobody's
         log = train(
             model,
             budget.training,
@@ -196,10 +198,10 @@ class _Run:
             on_ready=peak.skip,
             on_step=self.on_step,
         )
-        started = time.perf_counter()
+        watch = Stopwatch()
         self.strategy.finish(model)
         self._wait()
-        finish_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
+        seconds, peak_bytes = prepare + log.loop + watch.read(), peak.peak_bytes()
 
         # The one look at the test set.
         test = self.task.test().to(self.device)
@@ -213,8 +215,9 @@ class _Run:
         return {
             "scores": results,
             "costs": {
-                "train_seconds": prepare_seconds + log.loop_seconds + finish_seconds,
-                "step_seconds": log.loop_seconds / log.steps,
+                "train_seconds": seconds.wall,
+                "train_cpu_seconds": seconds.cpu,
+                "step_seconds": log.loop.wall / log.steps,
                 "seconds_saved_by_cache": 0.0,
                 "peak_memory_bytes": peak_bytes,
                 "trainable_parameters": log.trainable_parameters,
@@ -262,12 +265,18 @@ class _Run:
         has_head = self.strategy.pretrained and backbone.source_head is not None
         return source if fits and has_head else None
 
-    def _visible_source(self, source: SourceTask | None, head: nn.Module | None) -> Source | None:
-        """Return what a strategy may see: copies of the samples and of the head."""
+    def _visible_source(
+        self, source: SourceTask | None, head: nn.Module | None, model: Model
+    ) -> Source | None:
+        """Return what a strategy may see: copies of the samples and of the head.
+
+        What the head shares with the stages stays shared, or a Fisher would miss that use of it.
+        """
         if source is None or head is None:
             return None
         samples = source.samples.subset(np.arange(len(source.samples)))
-        return Source(samples.to(self.device), copy.deepcopy(head))
+        shared = {id(parameter): parameter for parameter in model.stages.parameters()}
+        return Source(samples.to(self.device), copy.deepcopy(head, shared))
 
     def _source_accuracy(
         self, model: Model, source: SourceTask | None, head: nn.Module | None
@@ -293,9 +302,7 @@ class _Run:
             "best_step": log.best_step,
             "validation_loss": log.validation_loss,
             "final_loss": log.final_loss,
-            "norm_statistics": (
-                self.recipe.norm_statistics if self.strategy.pretrained else "update"
-            ),
+            "norm_statistics": log.norm_statistics,
             "tuning_trials": 0,
             "shared_device": False,  # one run at a time
         }
