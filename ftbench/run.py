@@ -28,8 +28,8 @@ from ftbench.plugins import Catalogue
 from ftbench.recipe import Recipe
 from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
-from ftbench.task import Examples, Source, SourceTask, Task
-from ftbench.train import Stopwatch, TrainingLog, train
+from ftbench.task import ClassificationTask, Examples, Source, SourceTask, Task, require_rows
+from ftbench.train import Stopwatch, TrainingLog, check_declared, check_features, train
 
 OnStep = Callable[[int, int], None]
 
@@ -83,7 +83,7 @@ def run_one(
             record,
             status=_status(error),
             message=_message(error),
-            traceback="" if isinstance(error, FtbenchError) else traceback.format_exc(),
+            traceback="" if _says_all(error) else traceback.format_exc(),
         )
     return replace(record, run_seconds=time.perf_counter() - started)
 
@@ -172,6 +172,7 @@ class _Run:
         budget = self._draw_budget()
         backbone = self._build_backbone()
         model = self._build_model(backbone)
+        self._check_features(model, backbone, budget)
         source_task = self._source_task(backbone)
         source_head = backbone.source_head if source_task is not None else None
         if source_head is not None:
@@ -204,7 +205,7 @@ class _Run:
         seconds, peak_bytes = prepare + log.loop + watch.read(), peak.peak_bytes()
 
         # The one look at the test set.
-        test = self.task.test().to(self.device)
+        test = require_rows(self.task, "test()", self.task.test()).to(self.device)
         scored = evaluate(model, test, self.task.score)
         results = {name: float(value) for name, value in scored.items()}
         if before is not None:
@@ -249,13 +250,24 @@ class _Run:
 
     def _build_backbone(self) -> Backbone:
         with rng.isolated(self.spec.seed, "random weights"):
-            return self.family.build(pretrained=self.strategy.pretrained)
+            backbone = self.family.build(pretrained=self.strategy.pretrained)
+        check_declared(self.family.name, backbone)
+        return backbone
 
     def _build_model(self, backbone: Backbone) -> Model:
         head = self.task.head(
             backbone.features, dropout=self.recipe.head_dropout, seed=self.spec.seed
         )
         return Model(backbone.stages, head).to(self.device)
+
+    def _check_features(self, model: Model, backbone: Backbone, budget: _Budget) -> None:
+        """Refuse a backbone whose features the head cannot take, before anything trains."""
+        # Two rows always: a stage may squeeze the rows of one away.
+        rows = np.arange(2) % len(budget.training)
+        linear = getattr(type(self.task), "head", None) is ClassificationTask.head
+        with rng.isolated(self.spec.seed, "shapes"):
+            inputs = budget.training.batch(rows).inputs
+            check_features(self.family.name, model, backbone.features, inputs, any_kind=not linear)
 
     def _source_task(self, backbone: Backbone) -> SourceTask | None:
         """Return the source task where the backbone's source head was trained for it."""
@@ -284,7 +296,8 @@ class _Run:
         if source is None or head is None:
             return None
         whole = nn.Sequential(*model.stages, head)
-        return evaluate(whole, source.held_out.to(self.device), scores.accuracy)
+        held_out = require_rows(self.task, "source().held_out", source.held_out)
+        return evaluate(whole, held_out.to(self.device), scores.accuracy)
 
     def _protocol(
         self, budget: _Budget, log: TrainingLog, *, test_rows: int, source: SourceTask | None
@@ -328,6 +341,11 @@ def _status(error: BaseException) -> Status:
     if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "out-of-memory"
     return "failed"
+
+
+def _says_all(error: BaseException) -> bool:
+    """Return whether an error was written for the user, and hides no other."""
+    return isinstance(error, FtbenchError) and error.__cause__ is None
 
 
 def _message(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from ftbench.recipe import Recipe
 from ftbench.records import STATUSES, ComponentId, RunRecord, RunSpec, Status, flatten
 from ftbench.results import write_derived
 from ftbench.run import resolve_device, run_one
-from ftbench.task import Task
+from ftbench.task import Task, pool_strata, require_rows
 
 DEFAULT_RETRY: tuple[Status, ...] = ("failed", "out-of-memory", "timeout", "crashed")
 """What a sweep tries again unasked. A diverged run is a result: it would diverge again."""
@@ -79,6 +79,14 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     ]
 
 
+def check_test_set(spec: SweepSpec, catalogue: Catalogue) -> None:
+    """Raise SpecError where the task has no test rows; nothing but their number is looked at."""
+    name, options = parse_reference(spec.task)[0]
+    with _naming(catalogue, "task", name):
+        task = cast(Task, catalogue.build("task", name, options))
+        require_rows(task, "test()", task.test())
+
+
 def make_plan(
     runs: Sequence[RunSpec],
     records: list[RunRecord],
@@ -127,6 +135,7 @@ def run_sweep(
     catalogue = catalogue or plugins.load_catalogue()
     progress = progress or Progress()
     runs = expand(spec, catalogue)
+    check_test_set(spec, catalogue)
     device = resolve_device(spec.device)
     device_type = device.partition(":")[0]
     directory = Path(out)
@@ -336,7 +345,7 @@ def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]
 
 
 def _sizes(spec: SweepSpec, task: Task) -> list[int]:
-    strata = task.pool().strata
+    strata = pool_strata(task)
     sizes = list(dict.fromkeys(subsets.resolve_size(size, len(strata)) for size in spec.sizes))
     for size in sizes:
         subsets.check_size(strata, size)

@@ -115,6 +115,7 @@ def _report_failures(plan: sweeps.Plan) -> int:
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
     runs = sweeps.expand(spec, catalogue)
+    sweeps.check_test_set(spec, catalogue)
     ops.implementation()  # as in the sweep: what cannot be had is said first
     if out.is_dir():
         refuse_foreign(out)

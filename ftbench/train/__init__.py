@@ -1,6 +1,14 @@
 """The only training loop."""
 
 from ftbench.train.loop import TrainingLog, train
+from ftbench.train.shapes import check_declared, check_features
 from ftbench.train.stopwatch import Seconds, Stopwatch
 
-__all__ = ["Seconds", "Stopwatch", "TrainingLog", "train"]
+__all__ = [
+    "Seconds",
+    "Stopwatch",
+    "TrainingLog",
+    "check_declared",
+    "check_features",
+    "train",
+]

@@ -47,7 +47,7 @@ def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
     if not any(module._buffers and not isinstance(module, NORMS) for module in modules):
         return frozenset()
     buffers = Buffers(modules)
-    with _untouched(modules):
+    with untouched(modules):
         for module in modules:
             # A strategy's hooks take what passes for a step's. Pre-hooks stay: they make weights.
             vars(module)["_forward_hooks"] = OrderedDict()
@@ -56,14 +56,14 @@ def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
         # What raises here raises again, for the user to read, in the step that trains it.
         with contextlib.suppress(Exception):
             model.features(_pytree.tree_map_only(Tensor, torch.clone, inputs))
-        moved = buffers.moved()
-        buffers.restore()
-    return frozenset(moved)
+        return frozenset(buffers.moved())
 
 
 @contextlib.contextmanager
-def _untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put the modules' attributes back after the block, training flags and hooks among them."""
+def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules back after the block: buffers, other attributes, training flags and hooks."""
+    modules = list(modules)
+    buffers = Buffers(modules)
     kept = {module: dict(vars(module)) for module in modules}
     tensors = {
         module: _copies({n: v for n, v in values.items() if isinstance(v, Tensor)})
@@ -77,6 +77,7 @@ def _untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
             vars(module).update(values)
             for name, (tensor, value) in tensors[module].items():
                 vars(module)[name] = _restored(tensor, value)
+        buffers.restore()
 
 
 _Copies = dict[str, tuple[Tensor | None, Tensor | None]]
