@@ -29,7 +29,14 @@ from ftbench.recipe import Recipe
 from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
 from ftbench.task import ClassificationTask, Examples, Source, SourceTask, Task, require_rows
-from ftbench.train import Stopwatch, TrainingLog, check_declared, check_features, train
+from ftbench.train import (
+    Stopwatch,
+    TrainingLog,
+    check_declared,
+    check_features,
+    rehearse_optimizer,
+    train,
+)
 
 OnStep = Callable[[int, int], None]
 
@@ -179,7 +186,8 @@ class _Run:
             source_head.to(self.device)
         before = self._source_accuracy(model, source_task, source_head)
 
-        # A strategy's copies are the harness's own doing: before the clock and the memory start.
+        # What the harness copies and loads for itself comes before clock and memory start.
+        rehearse_optimizer(self.recipe, self.device)
         visible = self._visible_source(source_task, source_head, model)
         peak, watch = PeakMemory(self.device), Stopwatch()
         self.strategy.prepare(model, visible)

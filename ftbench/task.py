@@ -48,10 +48,21 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class TensorExamples:
-    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64."""
+    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64.
+
+    ValueError where they have different numbers of rows.
+    """
 
     inputs: Tensor
     targets: Tensor
+
+    def __post_init__(self) -> None:
+        """Compare the numbers of rows."""
+        if len(self.inputs) != len(self.targets):
+            raise ValueError(
+                f"inputs hold {len(self.inputs)} rows and targets {len(self.targets)}; expected as "
+                "many of both"
+            )
 
     @property
     def strata(self) -> npt.NDArray[np.int64]:

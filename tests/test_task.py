@@ -158,14 +158,6 @@ POOLS = {
         ftbench.TensorExamples(IMAGES, LABELS.bfloat16()),
         rf"targets of shape \(60,\) and dtype torch.bfloat16; {INTEGERS}",
     ),
-    "fewer labels": (
-        ftbench.TensorExamples(IMAGES, LABELS[:50]),
-        rf"targets of shape \(50,\) and dtype torch.int64; {INTEGERS}",
-    ),
-    "more labels": (
-        ftbench.TensorExamples(IMAGES[:50], LABELS),
-        r"targets of shape \(60,\) and dtype torch.int64; expected \(50,\) integers",
-    ),
     "short integers": (
         ftbench.TensorExamples(IMAGES, LABELS.int()),
         r"targets of dtype torch.int32; expected torch.int64, so convert them with .long\(\)",
@@ -217,6 +209,21 @@ def test_a_pool_that_is_not_usable_is_named_when_a_sweep_is_planned(tiny, tmp_pa
     with pytest.raises(ftbench.FtbenchError, match=rf"task 'tiny'.*{message}"):
         ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("role", ["pool", "test"])
+@pytest.mark.parametrize(("inputs", "targets"), [(60, 50), (50, 60), (1, 0)])
+def test_rows_without_a_label_are_named_when_a_sweep_is_planned(
+    tiny, tmp_path, role, inputs, targets
+):
+    def uneven(self):
+        return ftbench.TensorExamples(IMAGES[:inputs], LABELS[:targets])
+
+    odd = type("Odd", (tiny.Task,), {role: uneven, "fingerprint": lambda self: "fixed"})
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=odd)})
+    message = rf"task 'tiny' of tiny: .*inputs hold {inputs} rows and targets {targets}; expected"
+    with pytest.raises(ftbench.FtbenchError, match=message):
+        ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
 
 
 def test_examples_may_be_stratified_by_more_than_the_classes(tiny):

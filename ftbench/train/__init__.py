@@ -1,6 +1,7 @@
 """The only training loop."""
 
 from ftbench.train.loop import TrainingLog, train
+from ftbench.train.optimizer import rehearse_optimizer
 from ftbench.train.shapes import check_declared, check_features
 from ftbench.train.stopwatch import Seconds, Stopwatch
 
@@ -10,5 +11,6 @@ __all__ = [
     "TrainingLog",
     "check_declared",
     "check_features",
+    "rehearse_optimizer",
     "train",
 ]

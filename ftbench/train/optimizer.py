@@ -36,6 +36,17 @@ def build_optimizer(model: Model, strategy: Strategy, recipe: Recipe) -> torch.o
             f"strategy '{strategy.name}' left no parameter that requires a gradient; "
             "prepare() must leave at least one"
         )
+    return _optimizer(groups, recipe)
+
+
+def rehearse_optimizer(recipe: Recipe, device: str) -> None:
+    """Step once over a number of its own: the first step of a process loads code, no run's cost."""
+    number = torch.zeros(1, device=device, requires_grad=True)
+    number.grad = torch.zeros_like(number)
+    _optimizer([{"params": [number]}], recipe).step()
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0

@@ -54,7 +54,8 @@ def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
         model.stages.train()
         freeze_statistics(model.stages)
         # What raises here raises again, for the user to read, in the step that trains it.
-        with contextlib.suppress(Exception):
+        # With gradients on, as there: a module may heed that as well.
+        with contextlib.suppress(Exception), torch.enable_grad():
             model.features(_pytree.tree_map_only(Tensor, torch.clone, inputs))
         return frozenset(buffers.moved())
 
