@@ -179,16 +179,17 @@ class _Run:
         budget = self._draw_budget()
         backbone = self._build_backbone()
         model = self._build_model(backbone)
-        self._check_features(model, backbone, budget)
         source_task = self._source_task(backbone)
         source_head = backbone.source_head if source_task is not None else None
         if source_head is not None:
             source_head.to(self.device)
+        self._check_features(model, backbone.features, source_head, budget)
         before = self._source_accuracy(model, source_task, source_head)
 
         # What the harness copies and loads for itself comes before clock and memory start.
         rehearse_optimizer(self.recipe, self.device)
         visible = self._visible_source(source_task, source_head, model)
+        self._wait()
         peak, watch = PeakMemory(self.device), Stopwatch()
         self.strategy.prepare(model, visible)
         self._wait()
@@ -212,10 +213,7 @@ class _Run:
         self._wait()
         seconds, peak_bytes = prepare + log.loop + watch.read(), peak.peak_bytes()
 
-        # The one look at the test set.
-        test = require_rows(self.task, "test()", self.task.test()).to(self.device)
-        scored = evaluate(model, test, self.task.score)
-        results = {name: float(value) for name, value in scored.items()}
+        results, test_rows = self._scores(model)
         if before is not None:
             results["source_accuracy_before"] = before
             after = self._source_accuracy(model, source_task, source_head)
@@ -232,9 +230,15 @@ class _Run:
                 "trainable_parameters": log.trainable_parameters,
                 "total_parameters": parameter_count(model),
             },
-            "protocol": self._protocol(budget, log, test_rows=len(test), source=source_task),
+            "protocol": self._protocol(budget, log, test_rows=test_rows, source=source_task),
             "metrics": [dataclasses.asdict(metric) for metric in self.task.metrics],
         }
+
+    def _scores(self, model: Model) -> tuple[dict[str, float], int]:
+        """Return the scores on the test set and its number of rows: the one look at it."""
+        test = require_rows(self.task, "test()", self.task.test()).to(self.device)
+        scored = evaluate(model, test, self.task.score)
+        return {name: float(value) for name, value in scored.items()}, len(test)
 
     def _check_fingerprints(self) -> None:
         for part, expected in ((self.task, self.spec.task), (self.family, self.spec.backbone)):
@@ -268,14 +272,21 @@ class _Run:
         )
         return Model(backbone.stages, head).to(self.device)
 
-    def _check_features(self, model: Model, backbone: Backbone, budget: _Budget) -> None:
-        """Refuse a backbone whose features the head cannot take, before anything trains."""
+    def _check_features(
+        self, model: Model, width: int, source_head: nn.Module | None, budget: _Budget
+    ) -> None:
+        """Refuse a backbone whose features no head can take, before anything trains."""
         # Two rows always: a stage may squeeze the rows of one away.
         rows = np.arange(2) % len(budget.training)
-        linear = getattr(type(self.task), "head", None) is ClassificationTask.head
         with rng.isolated(self.spec.seed, "shapes"):
-            inputs = budget.training.batch(rows).inputs
-            check_features(self.family.name, model, backbone.features, inputs, any_kind=not linear)
+            check_features(
+                self.family.name,
+                model,
+                width,
+                budget.training.batch(rows).inputs,
+                any_kind=getattr(type(self.task), "head", None) is not ClassificationTask.head,
+                source_head=source_head,
+            )
 
     def _source_task(self, backbone: Backbone) -> SourceTask | None:
         """Return the source task where the backbone's source head was trained for it."""

@@ -85,8 +85,7 @@ def train(
         on_ready()
     watch, step = Stopwatch(), 0
     for step in range(total_steps):
-        if deadline is not None and time.monotonic() > deadline:
-            raise RunTimeoutError(f"out of time after {step} of {total_steps} steps")
+        _refuse_lateness(deadline, step, total_steps)
         values = steps.take(step)
         if values is not None:
             history[step] = values
@@ -101,9 +100,8 @@ def train(
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
     history.check()  # waits for the device, so that the clock stops when the work does
-    loop = watch.read()
+    loop, moved = watch.read(), before.moved()
     steps.freezer.refuse_idleness()
-    statistics_moved = bool(before.moved())
     if stopping:
         stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
@@ -112,11 +110,16 @@ def train(
         planned_steps=total_steps,
         loop=loop,
         trainable_parameters=sum(p.numel() for p in steps.freezer.ever_trained),
-        norm_statistics="update" if statistics_moved else "frozen",
+        norm_statistics="update" if moved else "frozen",
         final_loss=history.last_loss(),
         best_step=stopping.best_step if stopping else None,
         validation_loss=stopping.best_loss if stopping else None,
     )
+
+
+def _refuse_lateness(deadline: float | None, step: int, total_steps: int) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise RunTimeoutError(f"out of time after {step} of {total_steps} steps")
 
 
 class _Steps:

@@ -27,26 +27,27 @@ def check_declared(name: str, backbone: Backbone) -> None:
 
 
 @torch.no_grad()
-def check_features(name: str, model: Model, width: int, inputs: Any, *, any_kind: bool) -> None:
+def check_features(
+    name: str,
+    model: Model,
+    width: int,
+    inputs: Any,
+    *,
+    any_kind: bool = False,
+    source_head: nn.Module | None = None,
+) -> None:
     """Raise FtbenchError where ``model`` does not make (N, width) of ``inputs``, N > 1 rows.
 
-    Under ``any_kind`` the head is a task's own and may take something else; it is tried. The pass
-    is in eval mode and leaves no trace on the model; generators are the caller's to isolate.
+    Under ``any_kind`` the head is a task's own and may take something else; it is tried, and so is
+    the source head. The pass is in eval mode and leaves no trace on the modules; generators are
+    the caller's to isolate.
     """
-    with untouched(model.modules()):
-        model.eval()
+    modules = nn.ModuleList([model, *([] if source_head is None else [source_head])])
+    with untouched(list(modules.modules())[1:]):
+        modules.eval()
         features, before = inputs, "the task's inputs"
         for stage, module in model.parts()[:-1]:
-            taken = features
-            try:
-                features = module(taken)
-            except (MemoryError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise FtbenchError(
-                    f"backbone '{name}': stage '{stage.name}' cannot take {before}, "
-                    f"{described(taken)}: {type(error).__name__}: {error}"
-                ) from error
+            features = _passed(name, f"stage '{stage.name}'", module, features, before)
             before = f"what stage '{stage.name}' returns"
         problem = _problem(features, width, rows=_rows(inputs))
         if problem and not (any_kind and _takes(model.head, features)):
@@ -55,6 +56,21 @@ def check_features(name: str, model: Model, width: int, inputs: Any, *, any_kind
                 f"{described(features)}, expected a tensor of shape (N, {width}), as "
                 f"features={width} declares: {problem}"
             )
+        if source_head is not None:
+            _passed(name, "the source head", source_head, features, before)
+
+
+def _passed(name: str, part: str, module: nn.Module, value: Any, origin: str) -> Any:
+    """Return what a module makes of a value; FtbenchError, naming both, where it raises."""
+    try:
+        return module(value)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise FtbenchError(
+            f"backbone '{name}': {part} cannot take {origin}, {described(value)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def described(value: object) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import random
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
@@ -62,7 +65,7 @@ def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
 
 @contextlib.contextmanager
 def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put modules back after the block: buffers, other attributes, training flags and hooks."""
+    """Put modules back after the block: buffers, attributes, generators, training flags, hooks."""
     modules = list(modules)
     buffers = Buffers(modules)
     kept = {module: dict(vars(module)) for module in modules}
@@ -70,6 +73,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
         module: _copies({n: v for n, v in values.items() if isinstance(v, Tensor)})
         for module, values in kept.items()
     }
+    draws = [_draws(value) for values in kept.values() for value in values.values()]
     try:
         yield
     finally:
@@ -78,7 +82,20 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
             vars(module).update(values)
             for name, (tensor, value) in tensors[module].items():
                 vars(module)[name] = _restored(tensor, value)
+        for put_back in draws:
+            put_back()
         buffers.restore()
+
+
+def _draws(value: object) -> Callable[[], object]:
+    """Return what puts a generator, which a module has of its own, back to where it is now."""
+    if isinstance(value, torch.Generator):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, random.Random):
+        return functools.partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.Generator):
+        return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    return lambda: None
 
 
 _Copies = dict[str, tuple[Tensor | None, Tensor | None]]

@@ -144,6 +144,16 @@ def test_a_task_whose_own_head_takes_maps_keeps_its_backbone(tiny, tiny_run):
     )
 
 
+def test_a_source_head_of_another_width_is_named(tiny, tiny_run):
+    stages = net(tiny, lambda: stages_ending_in(*pooled(8)), head=nn.Linear(16, 4))
+    record = tiny_run(Trained, backbone=stages)
+    assert record.status == "failed"
+    assert record.message.startswith(
+        "backbone 'tiny-net': the source head cannot take what stage 'end' returns, a tensor of "
+        "shape (N, 8): RuntimeError"
+    )
+
+
 def test_what_a_stage_raised_is_kept_as_a_traceback(tiny, tiny_run):
     def broken(x):
         raise KeyError("typo")

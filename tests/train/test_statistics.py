@@ -1,8 +1,10 @@
 """Running statistics that are to stay frozen do, in modules of every make; the record says so."""
 
 import copy
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -208,6 +210,38 @@ def test_the_warm_up_moves_nothing_even_in_a_module_that_heeds_no_mode(fit, mode
     model.stages[0][1].register_forward_pre_hook(lambda m, _: seen.append(m.running.clone()))
     fit(model, steps=1)
     assert not seen[-1].any()  # as at the start, whatever passes went before
+
+
+class OwnDraws(HandNorm):
+    """Draws from generators of its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.torch = torch.Generator().manual_seed(0)
+        self.numpy, self.python = np.random.default_rng(0), random.Random(0)
+
+    def forward(self, x):
+        if self.training:
+            self.running += torch.rand((), generator=self.torch)
+            self.running += self.numpy.random() + self.python.random()
+        return self.dropout(x - self.running[:, None, None])
+
+
+def test_looking_for_statistics_moves_no_generator_of_a_module(tiny, model_with):
+    model = model_with(OwnDraws)
+    norm = model.stages[0][1]
+
+    def drawn():
+        before = norm.torch.get_state(), copy.deepcopy((norm.numpy, norm.python))
+        values = torch.rand((), generator=norm.torch).item(), norm.numpy.random()
+        found = (*values, norm.python.random())
+        norm.torch.set_state(before[0])
+        norm.numpy, norm.python = before[1]
+        return found
+
+    expected = drawn()
+    assert moving_modules(model, tiny.task().pool().inputs[:6]) == {norm}
+    assert drawn() == expected
 
 
 @pytest.mark.parametrize("make", [*MAKES, Stubborn])
