@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,6 +34,15 @@ class Stage:
         return self.depth - self.index
 
 
+@dataclass(frozen=True)
+class Part:
+    """One part of a model with the parameters that belong to it, by their names in the model."""
+
+    stage: Stage
+    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+
+
 class Model(nn.Module):
     """Stages and a head in sequence; ``model(x)`` is the head of the last stage's features."""
 
@@ -53,8 +62,29 @@ class Model(nn.Module):
             for index, (name, module) in enumerate(zip(names, modules, strict=True))
         ]
 
+    def owned(self) -> list[Part]:
+        """Return each part with the parameters that it owns, in order, each parameter once.
+
+        A parameter belongs to the first part that holds it, under the first name that it has
+        there: one that a later part shares is trained, frozen, decayed and held back as its
+        owner's. What no part holds belongs to none.
+        """
+        seen: set[nn.Parameter] = set()
+        found = []
+        for stage, module in self.parts():
+            prefix = "head" if stage.is_head else f"stages.{stage.index}"
+            named = dict(module.named_parameters(prefix))
+            own = {name: parameter for name, parameter in named.items() if parameter not in seen}
+            seen.update(own.values())
+            found.append(Part(stage, module, own))
+        return found
+
     def features(self, inputs: Any, frozen: int = 0) -> Any:
-        """Return the last stage's output; the first ``frozen`` stages run outside autograd."""
+        """Return the last stage's output; the first ``frozen`` stages run outside autograd.
+
+        Nothing that trains is cut off by that where the leading stages are frozen: whatever they
+        hold, they or a stage before them own.
+        """
         with torch.no_grad():
             for stage in self.stages[:frozen]:
                 inputs = stage(inputs)
@@ -67,12 +97,12 @@ class Model(nn.Module):
         return self.head(self.features(inputs, frozen))
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the backbone's parameters by name: those that a source model has as well."""
-        return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if not name.startswith("head.")
-        }
+        """Return the stages' parameters by name: those that a source model has as well.
+
+        One that the head shares is among them, since a stage owns it.
+        """
+        stages = self.owned()[:-1]
+        return {name: value for part in stages for name, value in part.parameters.items()}
 
 
 @dataclass(frozen=True)

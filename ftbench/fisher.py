@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,13 @@ def diagonal_fisher(
     """Return the mean over samples of the squared per-sample gradient of −log p(y | x).
 
     ``model`` maps ``inputs`` (N, ...) to logits (N, K); ``parameters`` names those wanted, and the
-    result holds a float32 tensor of each one's shape. Without ``labels`` they are drawn from the
-    model's own prediction, which gives the true Fisher (Kunstner et al. 2019, "Limitations of the
-    empirical Fisher approximation"); with ``labels`` (N,) it is the empirical one. ``batch_size``
-    only bounds the memory: squares are taken sample by sample, so the result is the same at any.
+    result holds a float32 tensor of each one's shape. A parameter that the model holds under
+    several names may be asked for by any of them; its gradient is that of all its uses.
+
+    Without ``labels`` they are drawn from the model's own prediction, which gives the true Fisher
+    (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation"); with ``labels``
+    (N,) it is the empirical one. ``batch_size`` only bounds the memory: squares are taken sample
+    by sample, so the result is the same at any.
 
     The model is used in eval mode, so normalisation statistics neither move nor mix samples; its
     training flags come back as they were. ValueError where there are no inputs, or not as many
@@ -55,15 +58,24 @@ def _mean_squared_gradients(
     batch_size: int,
 ) -> dict[str, Tensor]:
     values = {name: tensor.detach() for name, tensor in model.named_parameters()}
-    buffers = dict(model.named_buffers())
-    wanted = {name: values[name] for name in parameters}
+    # One name for each parameter: two for one would be two functions' arguments.
+    first: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
+    known = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {name: first[known[name]] for name in parameters}
+    wanted = {name: values[name] for name in first_names.values()}
     fisher = {
         name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in wanted.items()
     }
+    places = [(place, first[parameter]) for place, parameter in _places(model, "_parameters")]
+    buffers = dict(_places(model, "_buffers"))
 
     def loss(chosen: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
+        used = {**values, **chosen}
+        # Every place by itself: torch's own tying leaves its argument behind in a module that the
+        # model holds under two names.
+        placed = {place: used[name] for place, name in places}
         logits = torch.func.functional_call(
-            model, ({**values, **chosen}, buffers), (sample.unsqueeze(0),)
+            model, (placed, buffers), (sample.unsqueeze(0),), tie_weights=False
         )
         return F.cross_entropy(logits, label.unsqueeze(0))
 
@@ -77,7 +89,15 @@ def _mean_squared_gradients(
         )
         gradients = per_sample(wanted, batch, drawn)
         accumulate_fisher_(list(fisher.values()), [gradients[name] for name in fisher])
-    return {name: total / len(inputs) for name, total in fisher.items()}
+    return {name: fisher[first] / len(inputs) for name, first in first_names.items()}
+
+
+def _places(model: nn.Module, table: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield each place at which a module holds a tensor, by one name however many it has."""
+    for name, module in model.named_modules():
+        for own, tensor in getattr(module, table).items():
+            if tensor is not None:
+                yield f"{name}.{own}" if name else own, tensor
 
 
 def _drawn_labels(model: nn.Module, inputs: Tensor, seed: int, first: int) -> Tensor:

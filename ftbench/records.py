@@ -20,7 +20,8 @@ RESERVED_SCORES = frozenset(
     {
         *("task", "backbone", "strategy", "size", "seed", "status", "message", "key", "condition"),
         *("source_accuracy_before", "source_accuracy_after", "device", "device_type"),
-        *("train_seconds", "step_seconds", "seconds_saved_by_cache", "peak_memory_bytes"),
+        *("train_seconds", "train_cpu_seconds", "step_seconds", "seconds_saved_by_cache"),
+        "peak_memory_bytes",
         *("trainable_parameters", "total_parameters", "run_seconds", "started_at"),
         *("subset_fingerprint", "training_rows", "validation_rows", "test_rows", "source_rows"),
         *("pool_rows", "subset_overlap"),

@@ -28,8 +28,15 @@ from ftbench.plugins import Catalogue
 from ftbench.recipe import Recipe
 from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
-from ftbench.task import Examples, Source, SourceTask, Task
-from ftbench.train import TrainingLog, train
+from ftbench.task import ClassificationTask, Examples, Source, SourceTask, Task, require_rows
+from ftbench.train import (
+    Stopwatch,
+    TrainingLog,
+    check_declared,
+    check_features,
+    rehearse_optimizer,
+    train,
+)
 
 OnStep = Callable[[int, int], None]
 
@@ -83,7 +90,7 @@ def run_one(
             record,
             status=_status(error),
             message=_message(error),
-            traceback="" if isinstance(error, FtbenchError) else traceback.format_exc(),
+            traceback="" if _says_all(error) else traceback.format_exc(),
         )
     return replace(record, run_seconds=time.perf_counter() - started)
 
@@ -178,14 +185,19 @@ class _Run:
         source_head = backbone.source_head if source_task is not None else None
         if source_head is not None:
             source_head.to(self.device)
+        self._check_features(model, backbone.features, source_head, budget)
         before = self._source_accuracy(model, source_task, source_head)
 
-        peak = PeakMemory(self.device)
-        started = time.perf_counter()
-        self.strategy.prepare(model, self._visible_source(source_task, source_head))
+        # What the harness copies and loads for itself comes before clock and memory start.
+        rehearse_optimizer(self.recipe, self.device)
+        visible = self._visible_source(source_task, source_head, model)
         self._wait()
-        prepare_seconds = time.perf_counter() - started
+        peak, watch = PeakMemory(self.device), Stopwatch()
+        self.strategy.prepare(model, visible)
+        self._wait()
+        prepare = watch.read()
         peak.mark()  # the warm-up that comes now is no part of the run
+        del visible  # its memory is the strategy's where it keeps it, and else nobody's
         log = train(
             model,
             budget.training,
@@ -198,15 +210,12 @@ class _Run:
             on_ready=peak.skip,
             on_step=self.on_step,
         )
-        started = time.perf_counter()
+        watch = Stopwatch()
         self.strategy.finish(model)
         self._wait()
-        finish_seconds, peak_bytes = time.perf_counter() - started, peak.peak_bytes()
+        seconds, peak_bytes = prepare + log.loop + watch.read(), peak.peak_bytes()
 
-        # The one look at the test set.
-        test = self.task.test().to(self.device)
-        scored = evaluate(model, test, self.task.score)
-        results = {name: float(value) for name, value in scored.items()}
+        results, test_rows = self._scores(model)
         if before is not None:
             results["source_accuracy_before"] = before
             after = self._source_accuracy(model, source_task, source_head)
@@ -215,16 +224,23 @@ class _Run:
         return {
             "scores": results,
             "costs": {
-                "train_seconds": prepare_seconds + log.loop_seconds + finish_seconds,
-                "step_seconds": log.loop_seconds / log.steps,
+                "train_seconds": seconds.wall,
+                "train_cpu_seconds": seconds.cpu,
+                "step_seconds": log.loop.wall / log.steps,
                 "seconds_saved_by_cache": 0.0,
                 "peak_memory_bytes": peak_bytes,
                 "trainable_parameters": log.trainable_parameters,
                 "total_parameters": parameter_count(model),
             },
-            "protocol": self._protocol(budget, log, test_rows=len(test), source=source_task),
+            "protocol": self._protocol(budget, log, test_rows=test_rows, source=source_task),
             "metrics": [dataclasses.asdict(metric) for metric in self.task.metrics],
         }
+
+    def _scores(self, model: Model) -> tuple[dict[str, float], int]:
+        """Return the scores on the test set and its number of rows: the one look at it."""
+        test = require_rows(self.task, "test()", self.task.test()).to(self.device)
+        scored = evaluate(model, test, self.task.score)
+        return {name: float(value) for name, value in scored.items()}, len(test)
 
     def _check_fingerprints(self) -> None:
         for part, expected in ((self.task, self.spec.task), (self.family, self.spec.backbone)):
@@ -250,13 +266,31 @@ class _Run:
 
     def _build_backbone(self) -> Backbone:
         with rng.isolated(self.spec.seed, "random weights"):
-            return self.family.build(pretrained=self.strategy.pretrained)
+            backbone = self.family.build(pretrained=self.strategy.pretrained)
+        check_declared(self.family.name, backbone)
+        return backbone
 
     def _build_model(self, backbone: Backbone) -> Model:
         head = self.task.head(
             backbone.features, dropout=self.recipe.head_dropout, seed=self.spec.seed
         )
         return Model(backbone.stages, head).to(self.device)
+
+    def _check_features(
+        self, model: Model, width: int, source_head: nn.Module | None, budget: _Budget
+    ) -> None:
+        """Refuse a backbone whose features no head can take, before anything trains."""
+        # Two rows always: a stage may squeeze the rows of one away.
+        rows = np.arange(2) % len(budget.training)
+        with rng.isolated(self.spec.seed, "shapes"):
+            check_features(
+                self.family.name,
+                model,
+                width,
+                budget.training.batch(rows).inputs,
+                any_kind=getattr(type(self.task), "head", None) is not ClassificationTask.head,
+                source_head=source_head,
+            )
 
     def _source_task(self, backbone: Backbone) -> SourceTask | None:
         """Return the source task where the backbone's source head was trained for it."""
@@ -266,12 +300,18 @@ class _Run:
         has_head = self.strategy.pretrained and backbone.source_head is not None
         return source if fits and has_head else None
 
-    def _visible_source(self, source: SourceTask | None, head: nn.Module | None) -> Source | None:
-        """Return what a strategy may see: copies of the samples and of the head."""
+    def _visible_source(
+        self, source: SourceTask | None, head: nn.Module | None, model: Model
+    ) -> Source | None:
+        """Return what a strategy may see: copies of the samples and of the head.
+
+        What the head shares with the stages stays shared, or a Fisher would miss that use of it.
+        """
         if source is None or head is None:
             return None
         samples = source.samples.subset(np.arange(len(source.samples)))
-        return Source(samples.to(self.device), copy.deepcopy(head))
+        shared = {id(parameter): parameter for parameter in model.stages.parameters()}
+        return Source(samples.to(self.device), copy.deepcopy(head, shared))
 
     def _source_accuracy(
         self, model: Model, source: SourceTask | None, head: nn.Module | None
@@ -279,7 +319,8 @@ class _Run:
         if source is None or head is None:
             return None
         whole = nn.Sequential(*model.stages, head)
-        return evaluate(whole, source.held_out.to(self.device), scores.accuracy)
+        held_out = require_rows(self.task, "source().held_out", source.held_out)
+        return evaluate(whole, held_out.to(self.device), scores.accuracy)
 
     def _protocol(
         self, budget: _Budget, log: TrainingLog, *, test_rows: int, source: SourceTask | None
@@ -299,9 +340,7 @@ class _Run:
             "best_step": log.best_step,
             "validation_loss": log.validation_loss,
             "final_loss": log.final_loss,
-            "norm_statistics": (
-                self.recipe.norm_statistics if self.strategy.pretrained else "update"
-            ),
+            "norm_statistics": log.norm_statistics,
             "tuning_trials": 0,
             "shared_device": False,  # one run at a time
         }
@@ -327,6 +366,11 @@ def _status(error: BaseException) -> Status:
     if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "out-of-memory"
     return "failed"
+
+
+def _says_all(error: BaseException) -> bool:
+    """Return whether an error was written for the user, and hides no other."""
+    return isinstance(error, FtbenchError) and error.__cause__ is None
 
 
 def _message(error: BaseException) -> str:

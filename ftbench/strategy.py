@@ -33,15 +33,21 @@ class Strategy(Component):
         """Change or measure the model before training: inject modules, estimate a Fisher.
 
         ``source`` is None where the task or the backbone has no source task. A parameter whose
-        ``requires_grad`` is switched off here stays frozen in a stage that trains.
+        ``requires_grad`` is switched off here stays frozen in a stage that trains; one that is
+        registered here on a stage or the head trains with it. No optimizer moves any other, such
+        as an ``nn.Parameter`` on ``self``, and a penalty that depends on one fails the run.
         """
 
     def trains(self, stage: Stage, progress: float) -> bool:
-        """Return whether a stage, or the head, trains. ``progress`` runs from 0 to 1."""
+        """Return whether a stage, or the head, trains. ``progress`` runs from 0 to 1.
+
+        Asked about every part once a step, before the rates. What several parts share follows
+        the first of them: see :meth:`ftbench.Model.owned`.
+        """
         return True
 
     def rate(self, stage: Stage, progress: float) -> float:
-        """Return the factor on the recipe's learning rate for a stage or the head."""
+        """Return the factor on the recipe's learning rate for a stage or the head; 0 freezes it."""
         return 1.0
 
     def decays(self, stage: Stage) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ftbench import rng, scores
 from ftbench.component import Component
+from ftbench.errors import SpecError
 from ftbench.ops import MixPlan, mixed_cross_entropy
 
 
@@ -47,14 +48,29 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class TensorExamples:
-    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64."""
+    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64.
+
+    ValueError where they have different numbers of rows.
+    """
 
     inputs: Tensor
     targets: Tensor
 
+    def __post_init__(self) -> None:
+        """Compare the numbers of rows."""
+        if len(self.inputs) != len(self.targets):
+            raise ValueError(
+                f"inputs hold {len(self.inputs)} rows and targets {len(self.targets)}; expected as "
+                "many of both"
+            )
+
     @property
     def strata(self) -> npt.NDArray[np.int64]:
-        """The class labels."""
+        """The class labels; TypeError where the targets are no tensor."""
+        if not isinstance(self.targets, Tensor):
+            raise TypeError(
+                f"targets are a {type(self.targets).__name__}, expected a tensor (N,) int64"
+            )
         return self.targets.cpu().numpy()
 
     def __len__(self) -> int:
@@ -120,8 +136,9 @@ class Metric:
 class Task(Component):
     """Base of a task plugin. ``metrics[0]`` is the score that tables show unless asked otherwise.
 
-    The harness alone calls :meth:`test`, once, after training; nothing that a strategy or a recipe
-    is handed leads there.
+    The harness alone calls :meth:`test`: once in a run, after training, and when a sweep is
+    planned, for the number of rows alone. Nothing that a strategy or a recipe is handed leads
+    there.
     """
 
     kind: ClassVar[str] = "task"
@@ -182,12 +199,111 @@ class ClassificationTask(Task):
     def loss(
         self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
     ) -> Tensor:
-        """Return the mean cross-entropy of logits (N, K) against labels (N,)."""
+        """Return the mean cross-entropy of logits (N, K) against labels (N,) int64.
+
+        FtbenchError where either is of another shape or type.
+        """
+        _check_predictions(self, outputs, targets)
         return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing)
 
     def score(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        """Return accuracy, macro F1, NLL and expected calibration error."""
+        """Return accuracy, macro F1, NLL and expected calibration error.
+
+        FtbenchError where logits (N, K) and labels (N,) int64 in [0, K) are something else.
+        """
+        _check_predictions(self, outputs, targets)
+        _check_range(self, "labels", targets, outputs.shape[1])
         return scores.classification_scores(outputs, targets)
+
+
+def pool_strata(task: Task) -> npt.NDArray[np.int64]:
+    """Return the class of each row of the pool (N,); SpecError where the pool is not usable.
+
+    What a :class:`TensorExamples` holds for a :class:`ClassificationTask` must be its classes; the
+    strata of other examples may be finer.
+    """
+    pool = require_rows(task, "pool()", task.pool())
+    if isinstance(pool, TensorExamples) and isinstance(pool.targets, Tensor):
+        whole = not (pool.targets.is_floating_point() or pool.targets.is_complex())
+        _check_shape(task, "pool() has targets", pool.targets, len(pool), whole=whole)
+    strata = np.asarray(pool.strata)
+    whole = np.issubdtype(strata.dtype, np.integer)
+    _check_shape(task, "pool() has strata", strata, len(pool), whole=whole)
+    if isinstance(pool, TensorExamples) and type(task).loss is ClassificationTask.loss:
+        _check_classes(task, pool.targets)
+    return strata
+
+
+def require_rows(task: Task, role: str, examples: Examples) -> Examples:
+    """Return ``examples``; SpecError where they are none."""
+    if not len(examples):
+        raise SpecError(
+            f"task '{task.name}': {role} holds no rows; it must return at least one, so look at "
+            "what the task reads and selects"
+        )
+    return examples
+
+
+_ONE_HOT = "; one-hot or soft labels become classes by .argmax(dim=1)"
+
+
+def _check_shape(
+    task: Task, what: str, values: Tensor | npt.NDArray[Any], rows: int, *, whole: bool
+) -> None:
+    if whole and tuple(values.shape) == (rows,):
+        return
+    hint = _ONE_HOT if len(values.shape) == 2 else ""
+    raise SpecError(
+        f"task '{task.name}': {what} of shape {tuple(values.shape)} and dtype {values.dtype}; "
+        f"expected ({rows},) integers, one class for each of its {rows} rows{hint}"
+    )
+
+
+def _check_classes(task: Task, labels: Tensor) -> None:
+    if labels.dtype != torch.int64:
+        raise SpecError(
+            f"task '{task.name}': pool() has targets of dtype {labels.dtype}; expected "
+            "torch.int64, so convert them with .long()"
+        )
+    _check_range(task, "targets of pool()", labels, getattr(task, "classes", None))
+    if bool((labels == labels[0]).all()):
+        raise SpecError(
+            f"task '{task.name}': every row of pool() is of class {int(labels[0])}; "
+            "classification needs rows of two classes at least"
+        )
+
+
+def _check_range(task: Task, what: str, labels: Tensor, classes: int | None) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        top = "" if classes is None else f" to {classes - 1}"
+        raise SpecError(
+            f"task '{task.name}': {what} hold {low if low < 0 else high}; expected classes 0{top}, "
+            "so number them from 0 or raise the task's `classes`"
+        )
+
+
+def _check_predictions(task: Task, logits: Any, labels: Any) -> None:
+    if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.is_floating_point()):
+        raise SpecError(
+            f"task '{task.name}': the head returned {_described(logits)}; expected logits (N, K)"
+        )
+    if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1):
+        hint = _ONE_HOT if isinstance(labels, Tensor) and labels.dim() == 2 else ""
+        raise SpecError(
+            f"task '{task.name}': labels are {_described(labels)}; expected (N,) torch.int64, one "
+            f"class a row{hint}"
+        )
+    if len(labels) != len(logits):
+        raise SpecError(
+            f"task '{task.name}': there are {len(labels)} labels for {len(logits)} rows of inputs"
+        )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return f"a {type(value).__name__}"
 
 
 def data_fingerprint(*arrays: npt.NDArray[Any]) -> str:

@@ -308,8 +308,8 @@ def test_scores_and_costs_are_finite_numbers_under_their_names(tiny_run):
         "accuracy", "macro_f1", "nll", "ece", "source_accuracy_before", "source_accuracy_after",
     }  # fmt: skip
     assert set(record.costs) == {
-        "train_seconds", "step_seconds", "seconds_saved_by_cache", "peak_memory_bytes",
-        "trainable_parameters", "total_parameters",
+        "train_seconds", "train_cpu_seconds", "step_seconds", "seconds_saved_by_cache",
+        "peak_memory_bytes", "trainable_parameters", "total_parameters",
     }  # fmt: skip
     assert np.isfinite([*record.scores.values(), *record.costs.values()]).all()
     assert record.environment["device_type"] == "cpu"

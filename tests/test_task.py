@@ -6,6 +6,10 @@ from torch import nn
 
 import ftbench
 from ftbench.ops import MixPlan
+from ftbench.sweep import check_test_set
+from ftbench.task import pool_strata
+from tests.conftest import TinyPlugin
+from tests.support import tiny_sweep
 
 
 @pytest.fixture
@@ -116,3 +120,211 @@ def test_a_task_says_which_method_it_lacks(method, arguments):
 
     with pytest.raises(NotImplementedError, match=rf"task 'bare' must define {method}\(\)"):
         getattr(Bare(), method)(**arguments)
+
+
+# Labels and rows that are not what a task must have: named when a sweep is planned.
+
+
+class Rows:
+    """Examples that are no TensorExamples, with strata of the test."""
+
+    def __init__(self, strata, rows=60):
+        self.strata, self.rows = strata, rows
+
+    def __len__(self):
+        return self.rows
+
+
+IMAGES, LABELS = torch.zeros(60, 1, 8, 8), torch.arange(60) % 3
+INTEGERS = r"expected \(60,\) integers, one class for each of its 60 rows"
+POOLS = {
+    "one-hot": (
+        ftbench.TensorExamples(IMAGES, F.one_hot(LABELS)),
+        rf"pool\(\) has targets of shape \(60, 3\) and dtype torch.int64; {INTEGERS}; .*argmax",
+    ),
+    "soft": (
+        ftbench.TensorExamples(IMAGES, F.one_hot(LABELS).float()),
+        rf"targets of shape \(60, 3\) and dtype torch.float32; {INTEGERS}; .*argmax\(dim=1\)",
+    ),
+    "a column": (
+        ftbench.TensorExamples(IMAGES, LABELS[:, None]),
+        rf"targets of shape \(60, 1\) and dtype torch.int64; {INTEGERS}",
+    ),
+    "floats": (
+        ftbench.TensorExamples(IMAGES, LABELS.float()),
+        rf"targets of shape \(60,\) and dtype torch.float32; {INTEGERS}",
+    ),
+    "bfloat16": (
+        ftbench.TensorExamples(IMAGES, LABELS.bfloat16()),
+        rf"targets of shape \(60,\) and dtype torch.bfloat16; {INTEGERS}",
+    ),
+    "short integers": (
+        ftbench.TensorExamples(IMAGES, LABELS.int()),
+        r"targets of dtype torch.int32; expected torch.int64, so convert them with .long\(\)",
+    ),
+    "bools": (ftbench.TensorExamples(IMAGES, LABELS > 1), r"dtype (torch\.)?bool; expected"),
+    "strings": (
+        ftbench.TensorExamples(IMAGES, ["a", "b", "c"] * 20),
+        r"targets are a list, expected a tensor \(N,\) int64",
+    ),
+    "an array": (
+        ftbench.TensorExamples(IMAGES, LABELS.numpy()),
+        r"targets are a ndarray, expected a tensor",
+    ),
+    "from 1": (
+        ftbench.TensorExamples(IMAGES, LABELS + 1),
+        r"targets of pool\(\) hold 3; expected classes 0 to 2, so number them from 0",
+    ),
+    "negative": (ftbench.TensorExamples(IMAGES, LABELS - 1), r"hold -1; expected classes 0 to 2"),
+    "one class": (
+        ftbench.TensorExamples(IMAGES, torch.ones(60, dtype=torch.int64)),
+        r"every row of pool\(\) is of class 1; classification needs rows of two classes",
+    ),
+    "empty": (
+        ftbench.TensorExamples(IMAGES[:0], LABELS[:0]),
+        r"pool\(\) holds no rows; it must return at least one",
+    ),
+    "one-hot strata": (
+        Rows(np.eye(60)),
+        rf"strata of shape \(60, 60\) and dtype float64; {INTEGERS}; .*argmax",
+    ),
+    "strata of strings": (Rows(np.array(["a"] * 60)), rf"strata of .*dtype <U1; {INTEGERS}"),
+    "strata of another length": (Rows(np.arange(59)), rf"strata of shape \(59,\) .*{INTEGERS}"),
+    "strata of floats": (Rows(np.arange(60.0)), rf"strata of .*dtype float64; {INTEGERS}"),
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_a_pool_that_is_not_usable_is_named_when_a_sweep_is_planned(tiny, tmp_path, case):
+    examples, message = POOLS[case]
+
+    class Odd(tiny.Task):
+        def pool(self):
+            return examples
+
+        def fingerprint(self):
+            return "fixed"
+
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=Odd)})
+    with pytest.raises(ftbench.FtbenchError, match=rf"task 'tiny'.*{message}"):
+        ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("role", ["pool", "test"])
+@pytest.mark.parametrize(("inputs", "targets"), [(60, 50), (50, 60), (1, 0)])
+def test_rows_without_a_label_are_named_when_a_sweep_is_planned(
+    tiny, tmp_path, role, inputs, targets
+):
+    def uneven(self):
+        return ftbench.TensorExamples(IMAGES[:inputs], LABELS[:targets])
+
+    odd = type("Odd", (tiny.Task,), {role: uneven, "fingerprint": lambda self: "fixed"})
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=odd)})
+    message = rf"task 'tiny' of tiny: .*inputs hold {inputs} rows and targets {targets}; expected"
+    with pytest.raises(ftbench.FtbenchError, match=message):
+        ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
+
+
+def test_examples_may_be_stratified_by_more_than_the_classes(tiny):
+    class Finer(tiny.Task):
+        def pool(self):
+            return Rows(np.arange(60) % 7)
+
+    class Unstratified(tiny.Task):
+        def pool(self):
+            return Rows(np.zeros(60, dtype=np.uint8))
+
+    assert pool_strata(Finer()).max() == 6
+    assert pool_strata(Unstratified()).tolist() == [0] * 60
+
+
+def test_a_task_with_a_loss_of_its_own_may_label_as_it_likes(tiny):
+    class Ignores(tiny.Task):
+        def pool(self):
+            return ftbench.TensorExamples(IMAGES, LABELS - 1)  # -1: no label
+
+        def loss(self, outputs, targets, *, plan=None, smoothing=0.0):
+            return F.cross_entropy(outputs, targets, ignore_index=-1)
+
+    assert pool_strata(Ignores()).min() == -1
+
+
+def nothing_to_test(tiny, **methods):
+    def test(self):
+        return ftbench.TensorExamples(IMAGES[:0], LABELS[:0])
+
+    return type("Odd", (tiny.Task,), {"test": test, "fingerprint": lambda self: "x", **methods})
+
+
+def test_an_empty_test_set_is_refused_when_a_sweep_is_planned(tiny, tmp_path):
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=nothing_to_test(tiny))})
+    with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny': test\(\) holds no rows; it mus"):
+        ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_test_set_that_cannot_be_had_is_named_when_a_sweep_is_planned(tiny, tmp_path):
+    def test(self):
+        raise OSError("no such file")
+
+    plugin = TinyPlugin(task=nothing_to_test(tiny, test=test))
+    catalogue = ftbench.load_catalogue(extra={"tiny": plugin})
+    with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny' of tiny: OSError: no such file"):
+        ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
+
+
+def test_planning_asks_the_test_set_for_its_length_and_nothing_else(tiny):
+    class Closed:
+        def __len__(self):
+            return 30
+
+    task = nothing_to_test(tiny, test=lambda self: Closed())
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=task)})
+    check_test_set(tiny_sweep(), catalogue)
+
+
+def test_a_run_by_itself_says_that_there_is_nothing_to_score(tiny, tiny_run):
+    record = tiny_run(task=nothing_to_test(tiny))
+    assert (record.status, record.scores) == ("failed", {})
+    assert record.message.startswith("task 'tiny': test() holds no rows")
+
+    class Forgets(tiny.Task):
+        def source(self):
+            source = super().source()
+            return ftbench.SourceTask(
+                source.name, source.samples, source.held_out.subset(np.arange(0))
+            )
+
+    assert tiny_run(task=Forgets).message.startswith("task 'tiny': source().held_out holds no rows")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            F.one_hot(LABELS[:6]),
+            r"labels are a tensor of shape \(6, 3\) and dtype torch.int64; e.*",
+        ),
+        (LABELS[:6].float(), r"labels are .*dtype torch.float32; expected \(N,\) torch.int64"),
+        (LABELS[:6].int(), r"labels are .*dtype torch.int32; expected \(N,\) torch.int64"),
+        (LABELS[:5], r"there are 5 labels for 6 rows of inputs"),
+        (["a"] * 6, r"labels are a list; expected \(N,\) torch.int64"),
+    ],
+)
+@pytest.mark.parametrize("method", ["loss", "score"])
+def test_loss_and_score_name_labels_that_are_no_classes(tiny, method, labels, message):
+    with pytest.raises(ftbench.FtbenchError, match=rf"task 'tiny': {message}"):
+        getattr(tiny.task(), method)(torch.zeros(6, 3), labels)
+
+
+@pytest.mark.parametrize("logits", [torch.zeros(6, 3, 2), torch.zeros(6), (torch.zeros(6, 3),)])
+@pytest.mark.parametrize("method", ["loss", "score"])
+def test_loss_and_score_name_a_head_that_gives_no_logits(tiny, method, logits):
+    with pytest.raises(ftbench.FtbenchError, match=r"'tiny': the head returned a .*; expected log"):
+        getattr(tiny.task(), method)(logits, LABELS[:6])
+
+
+def test_a_test_label_outside_the_classes_is_named_by_the_score(tiny):
+    with pytest.raises(ftbench.FtbenchError, match=r"labels hold 3; expected classes 0 to 2"):
+        tiny.task().score(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]))

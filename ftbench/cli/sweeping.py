@@ -124,6 +124,7 @@ def _list(lines: Sequence[str], where: str) -> None:
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
     runs = sweeps.expand(spec, catalogue)
+    sweeps.check_test_set(spec, catalogue)
     ops.implementation()  # as in the sweep: what cannot be had is said first
     records = read_own_records(out)
     device_type = resolve_device(spec.device).partition(":")[0]

@@ -34,7 +34,7 @@ class L2SP(Strategy):
         """Remember the starting point."""
         spared = set() if self.options.biases_and_norms else undecayed_parameters(model)
         shared = [p for p in model.shared_parameters().values() if p not in spared]
-        head = [p for p in model.head.parameters() if p not in spared]
+        head = [p for p in model.owned()[-1].parameters.values() if p not in spared]
         self._penalty = QuadraticPenalty(
             [*shared, *head],
             [*(p.detach().clone() for p in shared), *(None for _ in head)],

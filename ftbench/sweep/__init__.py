@@ -2,7 +2,7 @@
 
 from ftbench.sweep.drive import Progress, run_sweep
 from ftbench.sweep.estimate import estimate_seconds, probe_seconds
-from ftbench.sweep.grid import expand
+from ftbench.sweep.grid import check_test_set, expand
 from ftbench.sweep.plan import DEFAULT_RETRY, Plan, describe, make_plan, parse_statuses
 from ftbench.sweep.why import StoredRuns, reasons, why_new
 
@@ -11,6 +11,7 @@ __all__ = [
     "Plan",
     "Progress",
     "StoredRuns",
+    "check_test_set",
     "describe",
     "estimate_seconds",
     "expand",

@@ -14,7 +14,7 @@ from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
 from ftbench.run import resolve_device, run_one
-from ftbench.sweep.grid import expand
+from ftbench.sweep.grid import check_test_set, expand
 from ftbench.sweep.plan import DEFAULT_RETRY, Plan, make_plan
 
 _log = logging.getLogger("ftbench")
@@ -58,6 +58,7 @@ def run_sweep(
     catalogue = catalogue or plugins.load_catalogue()
     progress = progress or Progress()
     runs = expand(spec, catalogue)
+    check_test_set(spec, catalogue)
     device = resolve_device(spec.device)
     device_type = device.partition(":")[0]
     directory = Path(out)

@@ -13,7 +13,7 @@ from ftbench.config import SweepSpec
 from ftbench.errors import FtbenchError, PluginError, SpecError
 from ftbench.plugins import Catalogue, Kind
 from ftbench.records import ComponentId, RunSpec, identity_key
-from ftbench.task import Task
+from ftbench.task import Task, pool_strata, require_rows
 
 
 def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
@@ -42,6 +42,14 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
         for size in sizes
         for strategy in strategies
     ]
+
+
+def check_test_set(spec: SweepSpec, catalogue: Catalogue) -> None:
+    """Raise SpecError where the task has no test rows; nothing but their number is looked at."""
+    name, options = parse_reference(spec.task)[0]
+    with _naming(catalogue, "task", name):
+        task = cast(Task, catalogue.build("task", name, options))
+        require_rows(task, "test()", task.test())
 
 
 def _one(catalogue: Catalogue, kind: Kind, text: str) -> tuple[Task | BackboneFamily, ComponentId]:
@@ -81,7 +89,7 @@ def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]
 
 
 def _sizes(spec: SweepSpec, task: Task) -> list[int]:
-    strata = task.pool().strata
+    strata = pool_strata(task)
     sizes = list(dict.fromkeys(subsets.resolve_size(size, len(strata)) for size in spec.sizes))
     for size in sizes:
         subsets.check_size(strata, size)

@@ -1,5 +1,16 @@
 """The only training loop."""
 
 from ftbench.train.loop import TrainingLog, train
+from ftbench.train.optimizer import rehearse_optimizer
+from ftbench.train.shapes import check_declared, check_features
+from ftbench.train.stopwatch import Seconds, Stopwatch
 
-__all__ = ["TrainingLog", "train"]
+__all__ = [
+    "Seconds",
+    "Stopwatch",
+    "TrainingLog",
+    "check_declared",
+    "check_features",
+    "rehearse_optimizer",
+    "train",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ from ftbench.strategy import Strategy
 from ftbench.task import Batch, Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.freezing import Freezer
+from ftbench.train.leaves import LeafCheck
 from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, set_rates
 from ftbench.train.order import BatchOrder
+from ftbench.train.statistics import Buffers, moving_modules
+from ftbench.train.stopwatch import Seconds, Stopwatch
 
 _CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
 
@@ -42,8 +45,9 @@ class TrainingLog:
 
     steps: int  # taken, of those planned
     planned_steps: int
-    loop_seconds: float
-    trainable_parameters: int  # scalars that trained at any time
+    loop: Seconds
+    trainable_parameters: int  # scalars that trained at any time, at a rate above 0
+    norm_statistics: Literal["frozen", "update"]  # whether a buffer of the backbone moved
     final_loss: float | None  # of the last batch, without the penalty; None: nothing trained
     best_step: int | None = None  # early stopping alone
     validation_loss: float | None = None
@@ -67,7 +71,8 @@ def train(
     Early stopping needs ``validation`` and ``recipe.patience``. ``deadline`` is a value of
     ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
     DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
-    deadline.
+    deadline; FtbenchError for a strategy under which nothing can train, or that depends on
+    parameters that no optimizer moves.
     """
     total_steps = recipe.total_steps(len(examples))
     steps = _Steps(model, examples, strategy, recipe, loss, seed)
@@ -75,12 +80,12 @@ def train(
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
     steps.warm_up()
+    before = Buffers(model.stages.modules())
     if on_ready is not None:
         on_ready()
-    started, step = time.perf_counter(), 0
+    watch, step = Stopwatch(), 0
     for step in range(total_steps):
-        if deadline is not None and time.monotonic() > deadline:
-            raise RunTimeoutError(f"out of time after {step} of {total_steps} steps")
+        _refuse_lateness(deadline, step, total_steps)
         values = steps.take(step)
         if values is not None:
             history[step] = values
@@ -95,19 +100,26 @@ def train(
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
     history.check()  # waits for the device, so that the clock stops when the work does
-    loop_seconds = time.perf_counter() - started
+    loop, moved = watch.read(), before.moved()
+    steps.freezer.refuse_idleness()
     if stopping:
         stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
     return TrainingLog(
         steps=step + 1,
         planned_steps=total_steps,
-        loop_seconds=loop_seconds,
+        loop=loop,
         trainable_parameters=sum(p.numel() for p in steps.freezer.ever_trained),
+        norm_statistics="update" if moved else "frozen",
         final_loss=history.last_loss(),
         best_step=stopping.best_step if stopping else None,
         validation_loss=stopping.best_loss if stopping else None,
     )
+
+
+def _refuse_lateness(deadline: float | None, step: int, total_steps: int) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise RunTimeoutError(f"out of time after {step} of {total_steps} steps")
 
 
 class _Steps:
@@ -127,22 +139,31 @@ class _Steps:
         self._total = recipe.total_steps(len(examples))
         self._order = BatchOrder(len(examples), recipe.batch_size, seed)
         self._optimizer = build_optimizer(model, strategy, recipe)
-        update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
-        self.freezer = Freezer(model, strategy, update_statistics=update_statistics)
+        self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
+        self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
         self._mixer = BatchMixer(recipe, seed)
+        self._leaves = LeafCheck(self._optimizer, model, strategy, loss)
+        self._looked_at: tuple[bool, ...] = ()
         self.freezer.apply(0.0)
 
     def warm_up(self) -> None:
         """Take one step's passes and forget them: the first call sets up kernels, no run's cost.
 
-        In eval mode, so that nothing in the model moves.
+        In eval mode, and with buffers put back, so that nothing in the model moves. Statistics
+        that are to stay frozen are looked for here.
         """
+        buffers = Buffers(self._model.modules())
         self._model.eval()
         batch = self._examples.batch(self._order.batch(0))
+        if not self._update_statistics:
+            with rng.isolated(self._seed, "statistics"):
+                self.freezer.hold_statistics(moving_modules(self._model, batch.inputs))
+            self._model.eval()
         value = self._loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
         if value.requires_grad:
             value.backward()
         self._model.zero_grad(set_to_none=True)
+        buffers.restore()
         self.freezer.set_modes()
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None] | None:
@@ -150,7 +171,7 @@ class _Steps:
         self.freezer.apply(step / self._total)
         if not self.freezer.anything_trains:
             return None
-        set_rates(self._optimizer, self._strategy, self._recipe, step, self._total)
+        set_rates(self._optimizer, self.freezer.rates, self._recipe, step, self._total)
         # Augmentation and dropout draw from the global generators: point them at this step,
         # whatever was drawn before, by the strategy for one.
         rng.seed_global(self._seed, "batch", step)
@@ -168,23 +189,39 @@ class _Steps:
         outputs = self._model(inputs, self.freezer.frozen_stages)
         smoothing = self._recipe.label_smoothing
         task_loss = self._loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
-        penalty = self._strategy.penalty(self._model)
+        penalty = self._penalty()
+        if self._look_is_due(step):
+            self._leaves.look(task_loss, penalty)
         if isinstance(penalty, QuadraticPenalty):
             task_loss.backward()
             return task_loss.detach(), penalty.add_gradient_()
         if penalty is None:
             task_loss.backward()
             return task_loss.detach(), None
-        if not isinstance(penalty, Tensor) or penalty.dim() != 0:
-            found = type(penalty).__name__
-            if isinstance(penalty, Tensor):
-                found += f" of shape {tuple(penalty.shape)}"
-            raise FtbenchError(
-                f"strategy '{self._strategy.name}': penalty() returned {found}; "
-                "expected a 0-dim tensor, a QuadraticPenalty or None"
-            )
         (task_loss + penalty).backward()
         return task_loss.detach(), penalty.detach()
+
+    def _penalty(self) -> QuadraticPenalty | Tensor | None:
+        """Return the strategy's penalty; FtbenchError where it is of another type."""
+        penalty = self._strategy.penalty(self._model)
+        if penalty is None or isinstance(penalty, QuadraticPenalty):
+            return penalty
+        if isinstance(penalty, Tensor) and penalty.dim() == 0:
+            return penalty
+        found = type(penalty).__name__
+        if isinstance(penalty, Tensor):
+            found += f" of shape {tuple(penalty.shape)}"
+        raise FtbenchError(
+            f"strategy '{self._strategy.name}': penalty() returned {found}; "
+            "expected a 0-dim tensor, a QuadraticPenalty or None"
+        )
+
+    def _look_is_due(self, step: int) -> bool:
+        """Return whether what trains is new since the last look, or this may be the last step."""
+        recipe, changed = self._recipe, self.freezer.now != self._looked_at
+        self._looked_at = self.freezer.now
+        validated = recipe.patience is not None and (step + 1) % recipe.validate_every == 0
+        return changed or validated or step + 1 == self._total or self._leaves.wants_another_look
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:

@@ -221,3 +221,97 @@ def test_a_strategy_is_asked_about_every_part_at_every_step(fit, tiny_model):
     fit(tiny_model(), strategy, steps=2)
     progresses = (0.0, 0.0, 0.5)  # once for the warm-up
     assert strategy.calls == [(index, p) for p in progresses for index in range(4)]
+
+
+class RateZero(ftbench.Strategy):
+    """Gives the parts of some indices rate 0 from a progress on, and others before it."""
+
+    name = "rate-zero"
+
+    def __init__(self, zero_from, zero_until=None):
+        super().__init__()
+        self.zero_from, self.zero_until, self.calls = zero_from, zero_until or {}, []
+
+    def trains(self, stage, progress):
+        self.calls.append(("trains", stage.index, progress))
+        return True
+
+    def rate(self, stage, progress):
+        self.calls.append(("rate", stage.index, progress))
+        zero = progress >= self.zero_from.get(stage.index, 9)
+        return 0 if zero or progress < self.zero_until.get(stage.index, 0) else 1.0
+
+
+class SameByTrains(RateZero):
+    def trains(self, stage, progress):
+        return super().rate(stage, progress) > 0
+
+    def rate(self, stage, progress):
+        return 1.0
+
+
+@pytest.mark.parametrize("recipe", [{}, {"norm_statistics": "update", "gradient_clip": 0.1}])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        ({0: 0, 1: 0}, None),
+        ({0: 0, 2: 0}, None),
+        ({1: 0.5}, None),
+        ({}, {0: 0.5, 1: 0.25}),
+        ({0: 0, 1: 0, 2: 0, 3: 0.5}, None),
+    ],
+)
+def test_rate_0_is_frozen(fit, tiny_model, when, optimizer, recipe):
+    ways = []
+    for strategy in (RateZero(*when), SameByTrains(*when)):
+        model = tiny_model(dropout=0.2)
+        log = fit(model, strategy, optimizer=optimizer, **recipe)
+        ways.append((state(model), log.trainable_parameters, log.final_loss))
+    assert not moved(ways[0][0], ways[1][0])
+    assert ways[0][1:] == ways[1][1:]
+
+
+def test_a_stage_at_rate_0_takes_no_gradients_and_is_part_of_the_frozen_prefix(fit, tiny_model):
+    model, seen = tiny_model(), []
+    before = state(model.stages[0])
+
+    def note(*_):
+        grads = [p.grad is not None for stage in model.stages for p in stage.parameters()]
+        seen.append((grads, model.stages[0].training, model.stages[1].training))
+
+    model.stages[0].register_forward_hook(lambda m, i, out: seen.append(out.requires_grad))
+    log = fit(model, RateZero({0: 0}), on_step=note, norm_statistics="update", steps=1)
+    assert seen == [False, False, ([False] * 3 + [True] * 6, False, True)]
+    assert not moved(before, state(model.stages[0]))
+    assert log.trainable_parameters == sum(
+        p.numel() for part in (*model.stages[1:], model.head) for p in part.parameters()
+    )
+
+
+def test_what_trained_before_its_rate_fell_to_0_counts_as_trainable(fit, tiny_model):
+    counts = [
+        fit(tiny_model(), RateZero(*when)).trainable_parameters
+        for when in [({0: 0.5}, None), ({}, {0: 0.5}), ({}, None), ({0: 0.0}, None)]
+    ]
+    assert counts[0] == counts[1] == counts[2] == counts[3] + 4 * 9 + 8
+
+
+def test_trains_and_rate_are_each_asked_once_a_step(fit, tiny_model):
+    strategy = RateZero({0: 0, 1: 0, 2: 0, 3: 0.5})  # nothing trains in the second half
+    fit(tiny_model(), strategy, steps=2)
+    progresses = (0.0, 0.0, 0.5)  # once for the warm-up
+    assert strategy.calls == [
+        (method, index, p)
+        for p in progresses
+        for method in ("trains", "rate")
+        for index in range(4)
+    ]
+
+
+def test_a_strategy_whose_rates_are_all_0_changes_nothing(fit, tiny_model):
+    model = tiny_model()
+    before = state(model)
+    log = fit(model, RateZero(dict.fromkeys(range(4), 0)))
+    assert not moved(before, state(model))
+    assert (log.trainable_parameters, log.final_loss) == (0, None)

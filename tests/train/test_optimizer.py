@@ -6,6 +6,7 @@ from torch import nn
 
 import ftbench
 from ftbench.recipe import Recipe
+from ftbench.train.freezing import Freezer
 from ftbench.train.optimizer import build_optimizer, set_rates
 
 
@@ -32,6 +33,13 @@ def settings(optimizer, model, key):
     found = {names[p]: group[key] for group in optimizer.param_groups for p in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found)
     return found
+
+
+def rates_of(model, strategy, progress):
+    """Return the factor of each part as the loop asks for them."""
+    freezer = Freezer(model, strategy, update_statistics=False)
+    freezer.apply(progress)
+    return freezer.rates
 
 
 DECAYED = {"stages.0.0.weight", "stages.1.0.weight", "stages.2.2.weight", "head.weight"}
@@ -88,7 +96,7 @@ def test_a_strategys_rates_reach_every_group(tiny_model, step, expected):
     model, strategy = tiny_model(), PerStage()
     recipe = Recipe(learning_rate=8, schedule="constant")
     optimizer = build_optimizer(model, strategy, recipe)
-    set_rates(optimizer, strategy, recipe, step, 10)
+    set_rates(optimizer, rates_of(model, strategy, step / 10), recipe, step, 10)
     for name, rate in settings(optimizer, model, "lr").items():
         index = 3 if name.startswith("head") else int(name.split(".")[1])
         assert rate == expected[index]
@@ -100,7 +108,7 @@ def test_head_factor_and_schedule_multiply_the_rate(tiny_model):
     optimizer = build_optimizer(model, strategy, recipe)
     rates = []
     for step in range(10):
-        set_rates(optimizer, strategy, recipe, step, 10)
+        set_rates(optimizer, rates_of(model, strategy, step / 10), recipe, step, 10)
         found = settings(optimizer, model, "lr")
         assert found["head.weight"] == found["head.bias"] == 3 * found["stages.0.0.weight"]
         rates.append(found["stages.2.2.bias"])
@@ -111,10 +119,9 @@ def test_head_factor_and_schedule_multiply_the_rate(tiny_model):
 def test_a_rate_that_is_no_finite_number_is_refused(tiny_model, value):
     model, strategy = tiny_model(), Rates()
     strategy.value = value
-    optimizer = build_optimizer(model, strategy, Recipe())
     expected = r"strategy 'rates': rate\(\) returned .* for stem at progress 0.30; expected"
     with pytest.raises(ftbench.FtbenchError, match=expected):
-        set_rates(optimizer, strategy, Recipe(), 3, 10)
+        rates_of(model, strategy, 0.3)
 
 
 def test_what_prepare_froze_is_not_handed_to_the_optimizer(tiny_model):
