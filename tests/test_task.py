@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ftbench
+from ftbench.cli import sweeping
 from ftbench.ops import MixPlan
 from ftbench.sweep import check_test_set
 from ftbench.task import pool_strata
@@ -262,6 +263,14 @@ def test_an_empty_test_set_is_refused_when_a_sweep_is_planned(tiny, tmp_path):
     with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny': test\(\) holds no rows; it mus"):
         ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_an_empty_test_set_as_well(tiny, tmp_path, monkeypatch):
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=nothing_to_test(tiny))})
+    monkeypatch.setattr(sweeping, "load_catalogue", lambda: catalogue)
+    changes = {"task": "tiny", "backbone": "tiny-net", "sizes": [12], "strategies": ["full"]}
+    with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny': test\(\) holds no rows"):
+        sweeping.sweep(None, changes, tmp_path, retry=None, dry_run=True, quick=False)
 
 
 def test_a_test_set_that_cannot_be_had_is_named_when_a_sweep_is_planned(tiny, tmp_path):

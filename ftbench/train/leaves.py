@@ -51,7 +51,7 @@ class LeafCheck:
             if id(leaf) in names or lasts or any(leaf is other for other in seen_before):
                 name = names.get(id(leaf), f"a {type(leaf).__name__.lower()}")
                 found.append(f"{name} of shape {tuple(leaf.shape)}")
-            else:
+            elif not seen_before:  # a second look decides; a third would follow for ever
                 self._suspects.append(leaf)
         if found:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""

@@ -13,6 +13,7 @@ from ftbench.errors import FtbenchError
 from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
+from ftbench.train.leaves import LeafCheck
 
 ADVICE = r"register on model\.head or a stage in prepare\(\) .*switch off requires_grad"
 
@@ -155,13 +156,22 @@ def test_a_plain_tensor_that_nothing_leads_to_is_refused_when_it_comes_back(fit)
     assert strategy.count == 2
 
 
-def test_a_tensor_made_for_one_step_to_differentiate_by_is_no_parameter(fit):
+def test_a_tensor_made_for_one_step_to_differentiate_by_is_no_parameter(fit, monkeypatch):
     def gradient_penalty(strategy, model):
         x = torch.randn(4, 8).requires_grad_()
         (gradient,) = torch.autograd.grad(model.head(x).square().sum(), x, create_graph=True)
         return gradient.square().sum() + 0.0 * x.sum()
 
-    fit(Penalized(lambda s, m: None, gradient_penalty))
+    looks = []
+    look = LeafCheck.look
+
+    def counted(self, *results):
+        looks.append(results)
+        look(self, *results)
+
+    monkeypatch.setattr(LeafCheck, "look", counted)
+    fit(Penalized(lambda s, m: None, gradient_penalty), steps=8)
+    assert len(looks) == 3  # the first two steps and the last
 
 
 def test_the_tasks_own_parameter_is_named(fit, tiny):
