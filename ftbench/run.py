@@ -10,7 +10,7 @@ import os
 import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from ftbench.evaluate import evaluate
 from ftbench.memory import PeakMemory
 from ftbench.plugins import Catalogue
 from ftbench.recipe import Recipe
-from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
+from ftbench.records import RESERVED_SCORES, RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
 from ftbench.task import ClassificationTask, Examples, Source, SourceTask, Task, require_rows
 from ftbench.train import (
@@ -240,6 +240,7 @@ class _Run:
         """Return the scores on the test set and its number of rows: the one look at it."""
         test = require_rows(self.task, "test()", self.task.test()).to(self.device)
         scored = evaluate(model, test, self.task.score)
+        _check_scores(self.task, scored)
         return {name: float(value) for name, value in scored.items()}, len(test)
 
     def _check_fingerprints(self) -> None:
@@ -349,6 +350,21 @@ class _Run:
         """Wait for queued GPU work, so that the clock stops when the work does."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
+
+
+def _check_scores(task: Task, scored: object) -> None:
+    """Raise FtbenchError where score() did not return one number for each metric."""
+    found = list(scored) if isinstance(scored, Mapping) else None
+    declared = [metric.name for metric in task.metrics]
+    missing = [name for name in declared if found is None or name not in found]
+    taken = [name for name in found or () if name in RESERVED_SCORES]
+    if missing or taken:
+        said = repr(scored)[:60] if found is None else ", ".join(map(str, found)) or "nothing"
+        problem = f"lacks {missing[0]}" if missing else f"names the column {taken[0]}"
+        raise FtbenchError(
+            f"task '{task.name}': score() returned {said}, which {problem}; expected a number for "
+            f"each of its metrics: {', '.join(declared)}"
+        )
 
 
 def _refuse_nonfinite(results: dict[str, float]) -> None:

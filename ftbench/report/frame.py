@@ -17,6 +17,8 @@ _ENVIRONMENT = (
     *("operators", "strategy_owner"),
 )
 
+# What a report computes with: what is no number there is missing.
+_COMPUTED_WITH = frozenset({"test_rows", "source_rows", "pool_rows", "subset_overlap"})
 _MEASURED = 5  # of a record's sections, up to its protocol
 _PARTS = [
     (part, of)
@@ -47,7 +49,9 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     order = ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"]
     frame = pd.DataFrame(flat, columns=list(columns))
     for name, kind in frame.dtypes.items():
-        if pd.api.types.is_object_dtype(kind):
+        if name in _COMPUTED_WITH and not pd.api.types.is_numeric_dtype(kind):
+            frame[name] = pd.to_numeric(frame[name].map(_number), errors="coerce")
+        elif pd.api.types.is_object_dtype(kind):
             frame[name] = _of_one_type(frame[name])
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # How each task's scores read, for a table that is made where the task is not installed.
@@ -74,6 +78,10 @@ def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
         return column
     as_text = column.astype(object).where(column.isna(), column.map(_text))
     return as_text if types else column
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _text(value: Any) -> str:

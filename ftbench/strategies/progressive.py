@@ -29,7 +29,7 @@ class Progressive(Strategy):
     """Stages thaw from the top down, in phases of equal length."""
 
     name = "progressive"
-    version = "1"
+    version = "2"
     Options: ClassVar[type[Options]] = ProgressiveOptions
 
     def trains(self, stage: Stage, progress: float) -> bool:

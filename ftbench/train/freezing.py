@@ -10,6 +10,7 @@ from torch import nn
 from ftbench.backbone import NORMS, Model, Part, Stage
 from ftbench.errors import FtbenchError
 from ftbench.strategy import Strategy
+from ftbench.train.answers import require_flag
 
 
 class Freezer:
@@ -56,7 +57,7 @@ class Freezer:
     def apply(self, progress: float) -> None:
         """Freeze and thaw parts for ``progress``; FtbenchError for a rate that is none."""
         stages = [stage for stage, _ in self._model.parts()]
-        trains = [bool(self._strategy.trains(stage, progress)) for stage in stages]
+        trains = [_trains(self._strategy, stage, progress) for stage in stages]
         rates = [_rate(self._strategy, stage, progress) for stage in stages]
         self.rates = tuple(r if t else 0.0 for t, r in zip(trains, rates, strict=True))
         now = tuple(rate > 0 for rate in self.rates)
@@ -103,6 +104,12 @@ def freeze_statistics(module: nn.Module, held: frozenset[nn.Module] = frozenset(
     for child in module.modules():
         if isinstance(child, NORMS) or child in held:
             child.training = False
+
+
+def _trains(strategy: Strategy, stage: Stage, progress: float) -> bool:
+    answer = strategy.trains(stage, progress)
+    # A forgotten `return` would freeze the part without a word.
+    return require_flag(answer, strategy, f"trains() for {stage.name} at progress {progress:.2f}")
 
 
 def _rate(strategy: Strategy, stage: Stage, progress: float) -> float:

@@ -12,6 +12,7 @@ from ftbench.backbone import Model, Stage, undecayed_parameters
 from ftbench.errors import FtbenchError
 from ftbench.recipe import Recipe
 from ftbench.strategy import Strategy
+from ftbench.train.answers import require_flag
 from ftbench.train.schedule import schedule_factor
 
 
@@ -24,12 +25,14 @@ def build_optimizer(model: Model, strategy: Strategy, recipe: Recipe) -> torch.o
     undecayed = undecayed_parameters(model)
     for part in model.owned():
         trainable = [p for p in part.parameters.values() if p.requires_grad]
+        answer = strategy.decays(part.stage)
+        is_decayed = require_flag(answer, strategy, f"decays() for {part.stage.name}")
         for decays in (True, False):
             parameters: list[nn.Parameter] = [
                 p for p in trainable if (p not in undecayed) == decays
             ]
             if parameters:
-                decay = recipe.weight_decay if decays and strategy.decays(part.stage) else 0.0
+                decay = recipe.weight_decay if decays and is_decayed else 0.0
                 groups.append({"params": parameters, "weight_decay": decay, "stage": part.stage})
     if not groups:
         raise FtbenchError(
