@@ -214,7 +214,9 @@ def test_a_sweep_prints_its_own_plan_alone_and_says_what_else_there_is(tiny_swee
     outcome = tiny_sweep("--steps", "5")
     table = [line for line in outcome.out.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:]] == ["full"]
-    assert table[0] == "| strategy | 12 | source kept at 12 | train s at 12 | trainable |"
+    assert table[0] == (
+        "| strategy | 12 | source kept at 12 | train s at 12 | CPU s at 12 | trainable |"
+    )
     assert "steps =" not in outcome.out
     assert outcome.out.splitlines()[-1] == (
         f"{tmp_path / 'out'} holds 4 runs of other plans as well: ftbench table {tmp_path / 'out'}"
