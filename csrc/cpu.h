@@ -29,7 +29,12 @@ std::vector<std::string> instruction_sets();
 // to it; on Intel's processors, where it was not compared, it stays.
 bool prefetch_pays();
 
-// The size of the last cache that a core sees. Batches of one and a half times its size, with their
+// What a process with so many cores can count on of a last cache that is reported to have so many
+// bytes; 0 where that is not known. A virtual machine reports its host's cache, of which it has a
+// few cores' share: 480 MiB for two cores were seen.
+int64_t cache_share(int64_t reported_bytes, int64_t cores);
+
+// This process's share of the last cache. Batches of one and a half times its size, with their
 // results, are written past it.
 int64_t last_cache_bytes();
 void set_last_cache_bytes(int64_t bytes);
