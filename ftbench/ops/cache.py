@@ -81,9 +81,10 @@ def find(folder: Path, wanted: build.Stamp) -> Path | None:
     One by another compiler serves where this machine has none that works.
     """
     try:
-        exact = f"ops-{key_of(wanted)}"
+        version = compiler_version()
+        exact = f"ops-{key_of(wanted, version)}"
     except build.BuildError:
-        exact = ""
+        version, exact = None, ""
     # Its own folder first, then those of binaries that do more.
     folders = sorted(folder.glob("ops-*"), key=lambda each: (each.name != exact, each.name))
     for each in folders:
@@ -91,7 +92,7 @@ def find(folder: Path, wanted: build.Stamp) -> Path | None:
             stamp = _stamp_of(binary)
             if stamp is None or not stamp.serves(wanted):
                 continue
-            if not exact or each.name == f"ops-{key_of(stamp)}":
+            if version is None or each.name == f"ops-{key_of(stamp, version)}":
                 return binary
     return None
 
@@ -103,9 +104,13 @@ def _stamp_of(binary: Path) -> build.Stamp | None:
         return None
 
 
-def key_of(stamp: build.Stamp) -> str:
-    """Return the cache's name for a binary: its stamp, this Python's and the compiler's."""
-    return _hash(str(stamp), importlib.machinery.EXTENSION_SUFFIXES[0], compiler_version())
+def key_of(stamp: build.Stamp, version: str | None = None) -> str:
+    """Return the cache's name for a binary: its stamp, this Python's and the compiler's.
+
+    ``version`` is the compiler's; it is asked where that is not given.
+    """
+    told = compiler_version() if version is None else version
+    return _hash(str(stamp), importlib.machinery.EXTENSION_SUFFIXES[0], told)
 
 
 def _hash(*parts: str) -> str:
@@ -277,6 +282,7 @@ class _Failures:
     def keep(self, outcome: isolated.Outcome) -> None:
         """Write down what was said, dated now."""
         path = self._verdict if outcome.verdict else self._trouble
+        path.unlink(missing_ok=True)  # it may be another user's
         path.write_text(outcome.said, encoding="utf-8")
         now = self._clock()
         os.utime(path, (now, now))

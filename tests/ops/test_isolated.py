@@ -162,7 +162,7 @@ def test_a_build_without_end_is_ended_with_all_that_it_started(monkeypatch, want
     def waiting(process, timeout=None):
         if timeout is None:
             return wait(process)
-        while not (folder / "log.txt").read_text().endswith("\n"):
+        while process.poll() is None and not (folder / "log.txt").read_text().endswith("\n"):
             pass  # until it has said whom it started
         said.append((folder / "log.txt").read_text())
         raise subprocess.TimeoutExpired("build", timeout)
