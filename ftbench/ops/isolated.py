@@ -96,7 +96,8 @@ def library_folders() -> list[str]:
         required = set(_required(found)) - known
         known |= required
         waiting += required
-    order = {os.path.abspath(path): i for i, path in reversed(list(enumerate(sys.path)))}
+    places = list(enumerate(map(os.path.normpath, sys.path)))
+    order = {path: i for i, path in reversed(places)}  # the first counts
     return sorted(map(str, folders), key=lambda folder: order.get(folder, -1))
 
 
