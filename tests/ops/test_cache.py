@@ -323,7 +323,11 @@ def test_what_a_killed_build_left_is_taken_away_a_day_later(folder, wanted, buil
 
 @pytest.mark.parametrize(
     ("cuda", "cores", "said"),
-    [("", 2, "for the CPU, about 1 min on 2 cores"), ("9.0", 1, "for the CPU and CUDA, about")],
+    [
+        ("", 2, "for the CPU, about 60 s on 2 cores"),
+        ("", 64, "for the CPU, about 30 s on 64 cores"),
+        ("9.0", 2, "for the CPU and CUDA, about 80 s on 2 cores"),
+    ],
 )
 def test_it_says_what_it_compiles_and_what_that_costs(
     monkeypatch, wanted, builds, caplog, cuda, cores, said
