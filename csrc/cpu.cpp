@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
@@ -58,18 +59,9 @@ int64_t largest_cache() {
   return largest;
 }
 
-// The cores that this process may use.
-int64_t usable_cores() {
-#if defined(__linux__)
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return CPU_COUNT(&cores);
-#endif
-  return std::thread::hardware_concurrency();
-}
-
 // Of the last cache, for each core. An EPYC has 4 MiB for each, a Xeon 2 and 2 of the cache before
-// it. With two cores of an EPYC whose neighbours were busy, a batch and its reader took equally long
-// through the cache and past it where the batch had 14 (float32) to 27 MB (bytes to float32).
+// it. With two cores of an EPYC whose neighbours were busy, a batch and its reader took as long
+// through the cache as past it where the batch had 14 (float32) to 27 MB (bytes to float32).
 constexpr int64_t kCacheBytesOfCore = 5 << 20;
 
 std::atomic<int64_t>& cache_bytes() {
@@ -106,6 +98,24 @@ bool prefetch_pays() {
 #else
   return false;
 #endif
+}
+
+int64_t quota_cores(const std::string& path) {
+  std::ifstream file(path);
+  double microseconds = 0, period = 0;
+  // "max" is no number: there is no quota.
+  if (!(file >> microseconds >> period) || microseconds <= 0 || period <= 0) return 0;
+  return static_cast<int64_t>(std::ceil(microseconds / period));
+}
+
+int64_t usable_cores() {
+  int64_t cores = std::thread::hardware_concurrency();
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) cores = CPU_COUNT(&allowed);
+#endif
+  const int64_t quota = quota_cores("/sys/fs/cgroup/cpu.max");
+  return quota > 0 ? std::min(cores, quota) : cores;
 }
 
 int64_t cache_share(int64_t reported_bytes, int64_t cores) {

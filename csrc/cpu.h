@@ -29,6 +29,11 @@ std::vector<std::string> instruction_sets();
 // to it; on Intel's processors, where it was not compared, it stays.
 bool prefetch_pays();
 
+// The cores that this process may use, by its affinity and its container's quota; and that quota,
+// from a file as Linux writes it: microseconds and their period. 0 where there is none.
+int64_t usable_cores();
+int64_t quota_cores(const std::string& path);
+
 // What a process with so many cores can count on of a last cache that is reported to have so many
 // bytes; 0 where that is not known. A virtual machine reports its host's cache, of which it has a
 // few cores' share: 480 MiB for two cores were seen.

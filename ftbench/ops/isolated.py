@@ -73,7 +73,7 @@ def compile_apart(wanted: build.Stamp, folder: Path) -> Outcome:
         stamp = build.read_stamp(binary)
         if stamp is not None and stamp.serves(wanted):
             return Outcome(binary)
-        return Outcome(None, said, summary=f"the binary is for {stamp}, not for {wanted}")
+        return Outcome(None, said, summary=f"a binary for {stamp or 'nothing known'} came of it")
     verdict = status == build.COMPILATION_FAILED and is_verdict(said)
     return Outcome(None, said, verdict, _summary(status, said))
 

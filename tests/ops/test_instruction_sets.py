@@ -126,11 +126,25 @@ def test_of_the_last_cache_no_more_is_counted_on_than_the_cores_share(
     assert compiled.cache_share(reported, cores) == share
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("200000 100000\n", 2), ("150000 100000", 2), ("5000 100000", 1), ("max 100000", 0), ("", 0)],
+)
+def test_a_containers_quota_counts_as_cores(compiled, tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    assert compiled.quota_cores(str(tmp_path / "cpu.max")) == cores
+    assert compiled.quota_cores(str(tmp_path / "missing")) == 0
+
+
 SHARE = """
 import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 from ftbench.ops import backend
-print(len(os.sched_getaffinity(0)), backend.implementation().module.last_cache_bytes())
+module = backend.implementation().module
+quota = module.quota_cores("/sys/fs/cgroup/cpu.max")
+cores = min(len(os.sched_getaffinity(0)), quota or 10**6)
+assert module.usable_cores() == cores
+print(cores, module.last_cache_bytes())
 """
 
 

@@ -85,7 +85,7 @@ def test_a_binary_with_another_stamp_is_not_handed_over(monkeypatch, wanted, fol
     monkeypatch.setattr(isolated, "_run", run)
     outcome = isolated.compile_apart(wanted, folder)
     assert (outcome.binary, outcome.verdict) == (None, False)
-    assert outcome.summary == f"the binary is for 1~a~cpu~plain, not for {wanted}"
+    assert outcome.summary == "a binary for 1~a~cpu~plain came of it"
 
 
 def test_what_the_compiler_refuses_is_its_verdict(compiler, wanted, folder):
