@@ -29,7 +29,17 @@ std::vector<std::string> instruction_sets();
 // to it; on Intel's processors, where it was not compared, it stays.
 bool prefetch_pays();
 
-// The size of the last cache that a core sees. Batches of one and a half times its size, with their
+// The cores that this process may use, by its affinity and its container's quota; and that quota,
+// from a file as Linux writes it: microseconds and their period. 0 where there is none.
+int64_t usable_cores();
+int64_t quota_cores(const std::string& path);
+
+// What a process with so many cores can count on of a last cache that is reported to have so many
+// bytes; 0 where that is not known. A virtual machine reports its host's cache, of which it has a
+// few cores' share: 480 MiB for two cores were seen.
+int64_t cache_share(int64_t reported_bytes, int64_t cores);
+
+// This process's share of the last cache. Batches of one and a half times its size, with their
 // results, are written past it.
 int64_t last_cache_bytes();
 void set_last_cache_bytes(int64_t bytes);

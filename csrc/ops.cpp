@@ -161,6 +161,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("use_instruction_set", &ftbench::use_instruction_set,
         "Choose the kernels; ValueError where the processor lacks the set.");
   m.def("last_cache_bytes", &ftbench::last_cache_bytes,
-        "The last cache that a core sees; batches half as large again are written past it.");
+        "This process's share of the last cache; batches half as large again are written past it.");
+  m.def("usable_cores", &ftbench::usable_cores,
+        "The cores that this process may use, by its affinity and its container's quota.");
+  m.def("quota_cores", &ftbench::quota_cores,
+        "The cores that a file of a container's quota allows, 0 where it sets none.");
+  m.def("cache_share", &ftbench::cache_share,
+        "The share that so many cores have of a cache that is reported with so many bytes.");
   m.def("set_last_cache_bytes", &ftbench::set_last_cache_bytes);
 }

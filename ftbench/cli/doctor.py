@@ -8,25 +8,43 @@ import torch
 import typer
 
 from ftbench import environment, ops
-from ftbench.ops import Implementation, backend, build, reference
+from ftbench.errors import FtbenchError
+from ftbench.ops import Implementation, backend, build, cache, reference
 
 
 def show(*, build_first: bool) -> int:
-    """Print what serves; return 1 where it disagrees with plain torch."""
+    """Print what serves; return 1 where nothing can, or where it disagrees with plain torch."""
     if build_first:
-        backend.forget_failures()
-    serving = ops.implementation()
-    problem = _disagreement(serving)
+        backend.choose_again()
+        cache.forget_failures()
+    try:
+        serving = ops.implementation()
+    except FtbenchError as error:
+        return _show_refusal(str(error))
+    problem = _checked(serving)
     for name, text in _lines(serving):
-        typer.echo(f"{name:<12} {text}")
+        _say(name, text)
     agreement = (
         "nothing to compare: plain torch itself serves"
         if serving.operators is None
         else "mixing and penalties agree with plain torch"
     )
-    typer.echo(f"{'check':<12} {problem or agreement}")
-    typer.echo(f"{'faster':<12} {_advice(serving)}")
+    _say("check", problem or agreement)
+    _say("faster", _advice(serving))
     return 1 if problem else 0
+
+
+def _show_refusal(problem: str) -> int:
+    """Print the same lines where a setting keeps everything that could serve from doing so."""
+    nothing = Implementation("nothing", problem)
+    for name, text in _lines(nothing):
+        _say(name, text)
+    _say("check", "nothing to compare: nothing serves until that setting is changed")
+    return 1
+
+
+def _say(name: str, text: str) -> None:
+    typer.echo(f"{name:<12} {text}")
 
 
 def _lines(serving: Implementation) -> Iterator[tuple[str, str]]:
@@ -38,12 +56,12 @@ def _lines(serving: Implementation) -> Iterator[tuple[str, str]]:
     yield "GPU", _gpu(serving)
     yield "compiler", build.compiler() or "none (CXX, c++ and g++ were looked for)"
     yield "CUDA build", _cuda_build()
-    yield "cache", str(backend.cache_folder())
+    yield "cache", _cache()
 
 
 def _cpu(serving: Implementation) -> str:
     if serving.module is None:
-        return "plain torch"
+        return "plain torch" if serving.name == "reference" else "nothing"
     known = ", ".join(serving.module.instruction_sets())
     return f"{serving.instruction_set} in use, of {known}"
 
@@ -55,15 +73,22 @@ def _gpu(serving: Implementation) -> str:
     name = torch.cuda.get_device_name()
     if serving.serves(torch.device("cuda")):
         return f"{name}: kernels for {serving.cuda}"
-    return f"{name}: plain torch"
+    return f"{name}: {'nothing' if serving.name == 'nothing' else 'plain torch'}"
 
 
 def _cuda_build() -> str:
     try:
-        chosen, why = build.cuda_decision()
+        chosen, why = backend.cuda_here()
     except build.BuildError as error:
         return str(error)
     return f"{'yes' if chosen else 'no'}: {why}"
+
+
+def _cache() -> str:
+    try:
+        return str(cache.cache_folder())
+    except build.BuildError as error:
+        return f"none: {error}; {error.advice}"
 
 
 def _advice(serving: Implementation) -> str:
@@ -75,6 +100,14 @@ def _advice(serving: Implementation) -> str:
     if torch.cuda.is_available() and not serving.cuda:
         return "install the CUDA toolkit (nvcc), then `ftbench doctor --build`, to use the GPU"
     return "nothing: these are the fastest for this machine"
+
+
+def _checked(serving: Implementation) -> str:
+    try:
+        return _disagreement(serving)
+    except RuntimeError as error:  # as from a GPU that the binary has no kernels for
+        first = str(error).strip().partition("\n")[0]
+        return f"the operators fail on a small case: {first}; FTBENCH_OPS=reference does without"
 
 
 def _disagreement(serving: Implementation) -> str:

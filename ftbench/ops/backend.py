@@ -6,18 +6,15 @@ import importlib.machinery
 import importlib.util
 import logging
 import os
-import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from ftbench.errors import FtbenchError
-from ftbench.ops import build
+from ftbench.ops import build, cache
 
 _log = logging.getLogger("ftbench")
 _HOW = "`ftbench doctor` says more"
@@ -92,7 +89,7 @@ def _choose() -> Implementation:
         if asked == "compiled":
             raise FtbenchError(f"FTBENCH_OPS=compiled, but {error}") from error
         _log.warning("mixing and penalties run in plain torch, slower: %s (%s)", error, _HOW)
-        return Implementation("reference", str(error), advice=_advice(str(error)))
+        return Implementation("reference", str(error), advice=error.advice)
 
 
 def operators(device: torch.device) -> Any:
@@ -101,34 +98,45 @@ def operators(device: torch.device) -> Any:
     return serving.operators if serving.serves(device) else None
 
 
-def _advice(problem: str) -> str:
-    if "compiler" in problem:
-        return "install g++, then run ftbench again"
-    return "remove what stands in the way, then `ftbench doctor --build`"
+def cuda_here() -> tuple[bool, str]:
+    """Return whether this process wants kernels for CUDA, and why.
 
-
-def cache_folder() -> Path:
-    """Return where operators compiled on first use are kept: FTBENCH_CACHE, or the user's cache."""
-    named = os.environ.get("FTBENCH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftbench"
+    As build.cuda_decision(), but a first use, which is for this machine alone, compiles for a GPU
+    only where torch sees one: it takes a fifth longer.
+    """
+    chosen, why = build.cuda_decision()
+    asked = os.environ.get("FTBENCH_CUDA", "").strip() == "1"
+    if chosen and not asked and not torch.cuda.is_available():
+        return False, f"torch sees no GPU ({why}; FTBENCH_CUDA=1 compiles for one)"
+    return chosen, why
 
 
 def _compiled() -> Implementation:
-    wanted = build.wanted_stamp()
+    wanted = build.wanted_stamp(cuda=cuda_here()[0])
+    try:
+        return _serving(wanted)
+    except build.CompilationError as error:
+        if not wanted.cuda or os.environ.get("FTBENCH_CUDA", "").strip() == "1":
+            raise
+        _log.warning("the CPU alone, then, since for CUDA %s", error)
+        return _serving(replace(wanted, cuda=""))
+
+
+def _serving(wanted: build.Stamp) -> Implementation:
+    """Load a binary that does what is wanted: from ahead of time, the cache, or made now."""
     ahead = ahead_of_time()
     note = ""
     if ahead is not None:
-        stamp = build.read_stamp(ahead)
+        try:
+            stamp = build.read_stamp(ahead)
+        except OSError as error:
+            raise build.BuildError(f"{ahead} cannot be read: {error}") from error
         if stamp is not None and stamp.serves(wanted):
             return _load(ahead, stamp, "built when ftbench was installed")
         note = f"; {ahead.name} is for {_difference(stamp, wanted)}"
-    binary = _first_use(wanted)
-    stamp = build.read_stamp(binary)
-    if stamp is None:
-        raise build.BuildError(f"{binary} is damaged; delete it")
-    return _load(binary, stamp, f"compiled on first use{note}")
+    binary = cache.binary_for(wanted)
+    found = build.read_stamp(binary) or wanted
+    return _load(binary, found, f"compiled on first use{note}")
 
 
 def _difference(stamp: build.Stamp | None, wanted: build.Stamp) -> str:
@@ -159,7 +167,9 @@ def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
     except ImportError as error:
-        raise build.BuildError(f"{path.name} cannot be loaded: {error}") from error
+        raise build.BuildError(
+            f"{path} cannot be loaded: {error}", f"delete {path}, then run ftbench again"
+        ) from error
     try:
         module.instruction_set()
     except ValueError as error:
@@ -167,79 +177,3 @@ def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
     return Implementation(
         "compiled", reason, torch.ops.ftbench, module=module, path=path, cuda=stamp.cuda
     )
-
-
-def _first_use(wanted: build.Stamp) -> Path:
-    """Return the binary in the cache, compiling it if it is not there."""
-    folder = cache_folder() / f"ops-{key_of(wanted)}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        with lock:
-            return _from_cache(folder)
-    except OSError as error:
-        raise build.BuildError(f"the cache {folder.parent} cannot be used: {error}") from error
-
-
-def key_of(stamp: build.Stamp) -> str:
-    """Return the cache's name for a binary: its stamp, this Python's and the compiler's."""
-    import hashlib
-
-    parts = [str(stamp), importlib.machinery.EXTENSION_SUFFIXES[0], _compiler_version()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _compiler_version() -> str:
-    path = build.compiler()
-    if path is None:
-        raise build.BuildError("no C++ compiler was found; install g++ (apt install g++)")
-    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    return told.stdout.partition("\n")[0]
-
-
-def _from_cache(folder: Path) -> Path:
-    """Return the binary in ``folder``; the caller holds its lock."""
-    found = sorted(folder.glob("**/_C*.so"))
-    if found:
-        return found[0]
-    failed = folder.with_suffix(".failed.txt")
-    if failed.exists():
-        raise build.BuildError(
-            f"compiling failed before; {failed} says how (`ftbench doctor --build` tries again)"
-        )
-    return _compile(folder, failed)
-
-
-def _compile(folder: Path, failed: Path) -> Path:
-    _log.warning("compiling ftbench's operators for torch %s, once: a minute", torch.__version__)
-    partial = folder.with_suffix(".partial")
-    trouble = _run_build(partial)
-    if trouble and os.environ.get("FTBENCH_CUDA") != "1" and build.cuda_decision()[0]:
-        failed.write_text(trouble, encoding="utf-8")
-        _log.warning("they do not compile for CUDA (%s says why): the CPU alone, then", failed)
-        trouble = _run_build(partial, FTBENCH_CUDA="0")
-    if trouble:
-        failed.write_text(trouble, encoding="utf-8")
-        raise build.BuildError(f"compiling failed; {failed} says how")
-    # All at once: a process that is killed leaves nothing that looks finished.
-    partial.replace(folder)
-    return sorted(folder.glob("**/_C*.so"))[0]
-
-
-def _run_build(folder: Path, **environ: str) -> str:
-    """Build into a folder in a process of its own; return what it said if it failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ftbench.ops.build", str(folder)],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "" if done.returncode == 0 else f"{done.stdout}\n{done.stderr}"
-
-
-def forget_failures() -> None:
-    """Let the next use compile again what failed to compile before."""
-    choose_again()
-    for path in cache_folder().glob("ops-*.failed.txt"):
-        path.unlink(missing_ok=True)

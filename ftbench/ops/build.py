@@ -1,7 +1,8 @@
 """Building the compiled operators: ahead of time by setup.py, or on first use into a cache.
 
 Both ways take the same sources, flags and stamp, so a binary says what it was built from and for.
-This module imports nothing of ftbench: setup.py reads it where ftbench is not installed yet.
+This module imports nothing of ftbench: setup.py reads it where ftbench is not installed yet, and
+a first use runs it by its path, in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,21 +10,33 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 NAME = "ftbench.ops._C"
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+COMPILATION_FAILED = 3  # what the process of a first use exits with where compiling failed
 _STAMP = re.compile(rb"ftbench-stamp:([^:\0]*):")
+_ANSWER_SECONDS = 60  # for a program that is asked what it is
 
 
 class BuildError(Exception):
-    """The operators cannot be built here; the message says why and what would help."""
+    """The operators cannot be built here; the message says why, ``advice`` what would help."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice or "remove what stands in the way, then `ftbench doctor --build`"
+
+
+class CompilationError(BuildError):
+    """Compiling was tried and failed, now or before."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,12 @@ class Stamp:
 
 
 def read_stamp(binary: Path) -> Stamp | None:
-    """Return a binary's stamp without loading it; None where it has none."""
+    """Return a binary's stamp without loading it; None where it has none that can be read."""
     found = _STAMP.search(binary.read_bytes())
-    if not found:
+    words = found.group(1).decode(errors="replace").split("~") if found else []
+    if len(words) != 4:
         return None
-    torch, sources, cuda, sanitize = found.group(1).decode().split("~")
+    torch, sources, cuda, sanitize = words
     return Stamp(
         torch, sources, "" if cuda == "cpu" else cuda, "" if sanitize == "plain" else sanitize
     )
@@ -82,26 +96,44 @@ def sanitizers(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("FTBENCH_SANITIZE", "").strip()
 
 
-def cuda_root() -> Path | None:
-    """Return the CUDA toolkit's folder, None where there is no nvcc.
+def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Return what a program answers; BuildError where it cannot be run or does not end."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_ANSWER_SECONDS
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} cannot be run: {error}") from error
 
-    nvcc is asked, since what is on the PATH may be a script that calls it.
-    """
-    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if named:
-        return Path(named)
+
+def cuda_toolkit() -> tuple[Path | None, str]:
+    """Return the CUDA toolkit's folder and ``""``, or None and why there is none."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        named = os.environ.get(name)
+        if named and not (Path(named) / "bin" / "nvcc").is_file():
+            return None, f"{name} is {named}, which has no bin/nvcc"
+        if named:
+            return Path(named), ""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        return None
-    told = subprocess.run(
-        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
-    )
+        return None, "no nvcc was found"
+    # nvcc is asked, since what is on the PATH may be a script that calls it.
+    try:
+        told = ask([nvcc, "--dryrun", "-x", "cu", os.devnull])
+    except BuildError as error:
+        return None, str(error)
+    if told.returncode != 0:
+        return None, f"{nvcc} fails with exit status {told.returncode}: {_last_line(told.stderr)}"
     top = re.search(r"^#\$ TOP=(.*)$", told.stderr, re.MULTILINE)
-    return Path(top.group(1)).resolve() if top else Path(nvcc).resolve().parent.parent
+    return Path(top.group(1)).resolve() if top else Path(nvcc).resolve().parent.parent, ""
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2] or "it says nothing"
 
 
 def cuda_decision() -> tuple[bool, str]:
-    """Return whether to build for CUDA, and why.
+    """Return whether to build for CUDA ahead of time, and why.
 
     FTBENCH_CUDA=0 or 1 decides; otherwise nvcc and a CUDA build of torch do. Whether a GPU is
     plugged in does not matter.
@@ -113,10 +145,9 @@ def cuda_decision() -> tuple[bool, str]:
         raise BuildError(f"FTBENCH_CUDA is {asked!r}, expected 0 or 1")
     if asked == "0":
         return False, "FTBENCH_CUDA=0"
-    root = cuda_root()
-    missing = ("no nvcc was found" if root is None else None) or (
-        "torch is built without CUDA" if torch.version.cuda is None else None
-    )
+    root, missing = cuda_toolkit()
+    if not missing and torch.version.cuda is None:
+        missing = "torch is built without CUDA"
     if missing and asked == "1":
         raise BuildError(f"FTBENCH_CUDA=1, but {missing}")
     if missing:
@@ -129,23 +160,36 @@ def architectures() -> str:
     return os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or DEFAULT_ARCHITECTURES
 
 
-def wanted_stamp() -> Stamp:
-    """Return the stamp of a binary built now, from these sources for this torch."""
+def wanted_stamp(*, cuda: bool | None = None, sources: Path | None = None) -> Stamp:
+    """Return the stamp of a binary built now for this torch: from csrc/, or a copy of it.
+
+    ``cuda`` says whether for CUDA; cuda_decision() does by default.
+    """
     import torch
 
-    with_cuda, _ = cuda_decision()
+    with_cuda = cuda_decision()[0] if cuda is None else cuda
     return Stamp(
         torch=torch.__version__,
-        sources=sources_hash(source_folder()),
+        sources=sources_hash(sources or source_folder()),
         cuda=re.sub(r"[;, ]+", "/", architectures()) if with_cuda else "",
         sanitize=sanitizers().replace(",", "."),
     )
 
 
+def compiler_command() -> list[str]:
+    """Return the C++ compiler's path and the words after it, from CXX or the PATH; [] for none."""
+    named = os.environ.get("CXX", "").strip()
+    try:
+        words = shlex.split(named)  # "ccache g++" is usual
+    except ValueError:
+        words = [named]
+    first = shutil.which(words[0]) if words else shutil.which("c++") or shutil.which("g++")
+    return [first, *words[1:]] if first else []
+
+
 def compiler() -> str | None:
     """Return the C++ compiler's path: CXX, or what the PATH has."""
-    named = os.environ.get("CXX")
-    return shutil.which(named or "c++") or (None if named else shutil.which("g++"))
+    return next(iter(compiler_command()), None)
 
 
 def compile_flags() -> dict[str, list[str]]:
@@ -169,15 +213,18 @@ def link_flags() -> list[str]:
     return link
 
 
-def extension() -> Any:
-    """Return the extension for torch's BuildExtension. Sets CUDA_HOME, which torch reads once."""
-    stamp = wanted_stamp()
+def extension(sources: Path | None = None) -> Any:
+    """Return the extension for torch's BuildExtension, from csrc/ or a copy of it.
+
+    Sets CUDA_HOME, which torch reads once.
+    """
+    folder = sources or source_folder()
+    stamp = wanted_stamp(sources=folder)
     if stamp.cuda:
-        os.environ["CUDA_HOME"] = str(cuda_root())
+        os.environ["CUDA_HOME"] = str(cuda_toolkit()[0])
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
     from torch.utils import cpp_extension
 
-    folder = source_folder()
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.cpp"))
     if stamp.cuda:
         names += sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.cu"))
@@ -192,13 +239,6 @@ def extension() -> Any:
         extra_link_args=link_flags(),
         define_macros=[("FTBENCH_STAMP", str(stamp))],
     )
-
-
-def build_into(folder: Path) -> Path:
-    """Build in this process, leaving the binary in ``folder``; returns its path."""
-    if compiler() is None:
-        raise BuildError("no C++ compiler was found; install g++ (Debian, Ubuntu: apt install g++)")
-    return compile_into(folder, extension())
 
 
 def compile_into(folder: Path, built: Any) -> Path:
@@ -216,5 +256,39 @@ def compile_into(folder: Path, built: Any) -> Path:
     return binary
 
 
+def build_here(wanted: str, libraries: Sequence[str]) -> int:
+    """Build in the working folder, as the process of a first use; return its exit status.
+
+    ``libraries`` are the folders that the asking process has torch and setuptools from.
+    """
+    import_from(libraries)
+    # A copy: its objects lie in this folder, and nobody edits it meanwhile.
+    shutil.copytree(source_folder(), "csrc")
+    built = extension(Path("csrc"))
+    found = str(wanted_stamp(sources=Path("csrc")))
+    if found != wanted:
+        raise BuildError(f"what would be built here is {found}, not {wanted}")
+    try:
+        compile_into(Path.cwd(), built)
+    except (ImportError, OSError, MemoryError):
+        raise  # not the compiler's word
+    except Exception:
+        traceback.print_exc()
+        return COMPILATION_FAILED
+    return 0
+
+
+def import_from(libraries: Sequence[str]) -> None:
+    """Let imports find these folders, after Python's own modules: no file replaces one of them."""
+    standard = os.path.dirname(os.__file__)
+    own = [
+        i
+        for i, path in enumerate(sys.path)
+        if path == standard or os.path.basename(path) == "lib-dynload"
+    ]
+    after = max(own, default=-1) + 1
+    sys.path[after:after] = libraries
+
+
 if __name__ == "__main__":
-    sys.stdout.write(f"{build_into(Path(sys.argv[1]))}\n")
+    sys.exit(build_here(sys.argv[1], sys.argv[2:]))

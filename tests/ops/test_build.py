@@ -1,5 +1,6 @@
 """Building and loading: which binary serves, what happens without one, and what is recognised."""
 
+import importlib.machinery
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from ftbench.errors import FtbenchError
-from ftbench.ops import backend, build
+from ftbench.ops import backend, build, cache, isolated
 
 ROOT = Path(build.__file__).resolve().parents[2]
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
@@ -81,9 +82,9 @@ def test_a_binary_for_another_torch_is_not_loaded_but_compiled_anew(monkeypatch,
         raise build.BuildError("enough seen")
 
     monkeypatch.setattr(backend, "ahead_of_time", lambda: old)
-    monkeypatch.setattr(backend, "_first_use", first_use)
+    monkeypatch.setattr(cache, "binary_for", first_use)
     assert backend.implementation().reason == "enough seen"
-    assert compiled == [wanted]
+    assert compiled == [replace(wanted, cuda=compiled[0].cuda)]
     assert backend._difference(stamp, wanted) == f"torch 1.0.0+cu1, not {wanted.torch}"
 
 
@@ -94,8 +95,9 @@ def test_a_binary_says_what_it_was_built_from_before_it_is_loaded(tmp_path):
             stamp = build.Stamp("2.15.0+cu132", "0123456789abcdef", cuda, sanitize)
             binary.write_bytes(b"\0\xff" + b"ftbench-stamp:" + str(stamp).encode() + b":\0")
             assert build.read_stamp(binary) == stamp
-    binary.write_bytes(b"something else")
-    assert build.read_stamp(binary) is None
+    for text in (b"something else", b"ftbench-stamp:1~a:", b"ftbench-stamp:\xff~a~cpu~plain~x:"):
+        binary.write_bytes(text)
+        assert build.read_stamp(binary) is None
 
 
 def test_a_binary_serves_what_it_was_built_for():
@@ -119,95 +121,81 @@ def test_the_sources_hash_tells_every_source_and_its_name(tmp_path):
     assert len({first, second, build.sources_hash(folder)}) == 3
 
 
-@pytest.mark.parametrize("asked", ["yes", "2"])
-def test_a_cuda_choice_that_is_neither_yes_nor_no_is_refused(monkeypatch, asked):
-    monkeypatch.setenv("FTBENCH_CUDA", asked)
-    with pytest.raises(build.BuildError, match=f"FTBENCH_CUDA is '{asked}', expected 0 or 1"):
-        build.cuda_decision()
-
-
-def test_cuda_is_built_by_choice_or_where_nvcc_is_and_never_by_the_gpu(monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(build, "cuda_root", lambda: Path("/toolkit"))
-    for seen in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
-        monkeypatch.setenv("FTBENCH_CUDA", "")
-        assert build.cuda_decision() == (True, "nvcc in /toolkit")
-        monkeypatch.setenv("FTBENCH_CUDA", "0")
-        assert build.cuda_decision() == (False, "FTBENCH_CUDA=0")
-    monkeypatch.setattr(build, "cuda_root", lambda: None)
-    monkeypatch.setenv("FTBENCH_CUDA", "")
-    assert build.cuda_decision() == (False, "no nvcc was found")
-    monkeypatch.setenv("FTBENCH_CUDA", "1")
-    with pytest.raises(build.BuildError, match="FTBENCH_CUDA=1, but no nvcc was found"):
-        build.cuda_decision()
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_the_toolkit_is_found_behind_a_script_that_calls_nvcc(monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_HOME", raising=False)
-    monkeypatch.delenv("CUDA_PATH", raising=False)
-    real = build.cuda_root()
-    script = tmp_path / "bin" / "nvcc"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{real}/bin/nvcc" "$@"\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    assert build.cuda_root() == real
-    assert (real / "bin" / "nvcc").exists()
-
-
-def test_architectures_are_the_users_or_the_default(monkeypatch):
-    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    assert build.architectures() == "8.0;9.0+PTX"
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9")
-    assert build.architectures() == "8.9"
-
-
 @needs_compiler
 def test_the_cache_keeps_binaries_apart_by_source_torch_and_compiler(monkeypatch):
     stamp = build.Stamp("2.15.0", "a", "")
-    keys = {backend.key_of(stamp), backend.key_of(replace(stamp, torch="2.16.0"))}
-    keys.add(backend.key_of(replace(stamp, sources="b")))
-    monkeypatch.setattr(backend, "_compiler_version", lambda: "another compiler")
-    keys.add(backend.key_of(stamp))
+    keys = {cache.key_of(stamp), cache.key_of(replace(stamp, torch="2.16.0"))}
+    keys.add(cache.key_of(replace(stamp, sources="b")))
+    monkeypatch.setattr(cache, "compiler_version", lambda: "another compiler")
+    keys.add(cache.key_of(stamp))
     assert len(keys) == 4
 
 
-@needs_compiler
-def test_a_failed_compilation_is_told_once_and_tried_again_when_asked(monkeypatch, caplog):
+@pytest.fixture
+def builds(monkeypatch):
+    """Stands in for compiling; ``refused`` holds the kinds of binary that do not compile."""
+
+    class Builds:
+        def __init__(self):
+            self.wanted, self.refused = [], set()
+
+        def __call__(self, wanted, folder):
+            self.wanted.append(wanted)
+            if ("CUDA" if wanted.cuda else "CPU") in self.refused:
+                return isolated.Outcome(None, "error: x.cpp:3", verdict=True)
+            binary = folder / f"_C{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+            binary.write_bytes(b"ftbench-stamp:" + str(wanted).encode() + b":")
+            return isolated.Outcome(binary)
+
+    builds = Builds()
     monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
+    monkeypatch.setattr(isolated, "compile_apart", builds)
+    return builds
+
+
+@needs_compiler
+def test_a_failed_compilation_is_told_once_and_tried_again_when_asked(monkeypatch, builds):
     monkeypatch.setenv("FTBENCH_CUDA", "0")
-    calls = []
-    monkeypatch.setattr(backend, "_run_build", lambda *a, **k: calls.append(1) or "error: x.cpp:3")
-    assert "compiling failed; " in backend.implementation().reason
-    log = next(backend.cache_folder().glob("*.failed.txt"))
+    builds.refused = {"CPU"}
+    serving = backend.implementation()
+    assert "compiling failed; " in serving.reason
+    assert "`ftbench doctor --build`" in serving.advice
+    log = next(cache.cache_folder().glob("*.failed.txt"))
     assert log.read_text() == "error: x.cpp:3"
     backend.choose_again()
     assert "compiling failed before" in backend.implementation().reason
-    assert len(calls) == 1
-    backend.forget_failures()
+    assert len(builds.wanted) == 1
+    cache.forget_failures()
     backend.choose_again()
     assert "compiling failed; " in backend.implementation().reason
-    assert len(calls) == 2
+    assert len(builds.wanted) == 2
 
 
 @needs_compiler
-def test_where_cuda_does_not_compile_the_cpu_alone_does(monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
-    monkeypatch.setattr(build, "cuda_decision", lambda: (True, "nvcc"))
+def test_where_cuda_does_not_compile_the_cpu_alone_does(monkeypatch, caplog, builds):
+    monkeypatch.setattr(backend, "cuda_here", lambda: (True, "nvcc"))
+    builds.refused = {"CUDA"}
+    for _ in range(2):
+        backend.choose_again()
+        # Not a real binary: it is found, and then refused in words.
+        assert "cannot be loaded" in backend.implementation().reason
+    assert caplog.text.count("the CPU alone, then, since for CUDA compiling failed") == 2
+    assert [bool(wanted.cuda) for wanted in builds.wanted] == [True, False]
+    monkeypatch.setenv("FTBENCH_CUDA", "1")
+    backend.choose_again()
+    assert "compiling failed before" in backend.implementation().reason
 
-    def run_build(folder, **environ):
-        if environ.get("FTBENCH_CUDA") != "0":
-            return "nvcc fatal"
-        folder.mkdir(parents=True)
-        (folder / "_C.so").write_bytes(b"ftbench-stamp:1~a~cpu~plain:")
-        return ""
 
-    monkeypatch.setattr(backend, "_run_build", run_build)
-    # Not a real binary: it is found, and then refused in words.
-    assert "cannot be loaded" in backend.implementation().reason
-    assert "the CPU alone, then" in caplog.text
+@needs_compiler
+def test_a_gpu_that_comes_later_has_its_kernels_compiled_then(monkeypatch, builds):
+    monkeypatch.setenv("FTBENCH_CUDA", "")
+    monkeypatch.setattr(build, "cuda_decision", lambda: (True, "nvcc in /toolkit"))
+    for seen in (False, True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
+        backend.choose_again()
+        backend.implementation()
+    # What was made for the GPU serves the CPU as well, and so does what was made before it.
+    assert [bool(wanted.cuda) for wanted in builds.wanted] == [False, True]
 
 
 def test_a_source_distribution_has_every_source(tmp_path):
@@ -241,17 +229,24 @@ def test_an_installed_ftbench_compiles_on_first_use_once_for_two_processes(tmp_p
     environ = {
         **os.environ,
         "PYTHONPATH": str(tmp_path / "site"),
-        "FTBENCH_CACHE": str(tmp_path / "cache"),
+        "FTBENCH_CACHE": str(tmp_path / "a cache"),
         "FTBENCH_CUDA": "0",
+        "CXXFLAGS": "--no-such-flag",
     }
-    command = [sys.executable, "-c", USE]
+    # As the ftbench command is run in a folder with files that bear the names of modules.
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("random", "setuptools", "torch"):
+        (work / f"{name}.py").write_text("raise SystemExit('imported from the user')\n")
+    command = [sys.executable, "-P", "-c", USE]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, env=environ, cwd=tmp_path, **pipes) for _ in range(2)]
+    running = [subprocess.Popen(command, env=environ, cwd=work, **pipes) for _ in range(2)]
     told = [process.communicate() for process in running]
     for out, err in told:
         assert out.splitlines()[0] == "compiled compiled on first use", err
         assert float(out.splitlines()[1]) == pytest.approx(4 * 3 * 9 * 7)
     assert sum("compiling ftbench's operators" in err for _, err in told) == 1
+    assert sum("waiting for " in err for _, err in told) == 1
 
 
 @pytest.mark.slow
@@ -276,9 +271,9 @@ def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
     }
     # Compiled before the sanitizer's library is loaded, which would watch the compiler as well.
     code = """
-from ftbench.ops import backend, build
+from ftbench.ops import build, cache
 from tests.ops import emulated
-backend._first_use(build.wanted_stamp())
+cache.binary_for(build.wanted_stamp())
 emulated.MISSING or emulated.library()
 """
     subprocess.run(

@@ -105,12 +105,60 @@ def test_results_do_not_depend_on_the_set_unless_they_are_normalised(compiled):
     assert all(same_bits(each, summed[0]) for each in summed)
 
 
-def test_the_size_of_the_last_cache_is_what_one_core_sees_and_can_be_set(compiled):
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("reported", "cores", "share"),
+    [
+        (480 * MIB, 2, 10 * MIB),  # two cores of a Xeon's virtual machine: the host's cache
+        (32 * MIB, 2, 10 * MIB),  # two cores of an EPYC's
+        (32 * MIB, 8, 32 * MIB),  # all that share one
+        (105 * MIB, 56, 105 * MIB),  # a Xeon of one's own
+        (2 * MIB, 8, 2 * MIB),
+        (0, 4, 20 * MIB),  # not known
+        (32 * MIB, 0, 5 * MIB),
+    ],
+)
+def test_of_the_last_cache_no_more_is_counted_on_than_the_cores_share(
+    compiled, reported, cores, share
+):
+    assert compiled.cache_share(reported, cores) == share
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("200000 100000\n", 2), ("150000 100000", 2), ("5000 100000", 1), ("max 100000", 0), ("", 0)],
+)
+def test_a_containers_quota_counts_as_cores(compiled, tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    assert compiled.quota_cores(str(tmp_path / "cpu.max")) == cores
+    assert compiled.quota_cores(str(tmp_path / "missing")) == 0
+
+
+SHARE = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+from ftbench.ops import backend
+module = backend.implementation().module
+quota = module.quota_cores("/sys/fs/cgroup/cpu.max")
+cores = min(len(os.sched_getaffinity(0)), quota or 10**6)
+assert module.usable_cores() == cores
+print(cores, module.last_cache_bytes())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_the_share_is_of_the_cores_that_the_process_may_use_and_can_be_set(compiled):
     units = {"K": 2**10, "M": 2**20}
     folder = Path("/sys/devices/system/cpu/cpu0/cache")
     sizes = [path.read_text(encoding="ascii").strip() for path in folder.glob("index*/size")]
-    seen = [int(size[:-1]) * units[size[-1]] for size in sizes]
-    assert compiled.last_cache_bytes() == max(seen, default=2**63 - 1)
+    reported = max((int(size[:-1]) * units[size[-1]] for size in sizes), default=0)
+    for wanted in ("1", "1000"):
+        command = [sys.executable, "-c", SHARE, wanted]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        cores, share = map(int, done.stdout.split())
+        assert share == compiled.cache_share(reported, cores)
     compiled.set_last_cache_bytes(12345)
     assert compiled.last_cache_bytes() == 12345
 

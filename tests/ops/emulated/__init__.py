@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ftbench.ops import backend, build
+from ftbench.ops import build, cache
 from tests.support import ROOT
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def library():
     """Return the compiled library; it is kept where operators compiled on first use are."""
     sources = build.sources_hash(build.source_folder()) + build.sources_hash(HERE)
     stamp = replace(build.wanted_stamp(), sources=sources, cuda="")
-    folder = backend.cache_folder() / f"emulated-{backend.key_of(stamp)}"
+    folder = cache.cache_folder() / f"emulated-{cache.key_of(stamp)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
