@@ -21,6 +21,7 @@ _LIBRARIES = frozenset(
     }
 )
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_SIMPLE = (str, int, float, bool, tuple, type(None))
 Chain = tuple[str, ...]  # of a dotted name
 
 
@@ -76,6 +77,8 @@ class _Reader:
     def _read_attributes(self, cls: type) -> None:
         """Take in what a class without a source file holds: in a notebook, methods have theirs."""
         for name, value in vars(cls).items():
+            if isinstance(value, _SIMPLE) and not name.startswith("__"):
+                self.found.add(f"{name}={value!r}")
             function = inspect.unwrap(value) if callable(value) else None
             try:
                 text = inspect.getsource(function) if inspect.isfunction(function) else ""
@@ -162,7 +165,9 @@ def _source_of(name: str) -> tuple[str | None, bool]:
         loaded = sys.modules.get(name)
         if loaded is not None:
             loader: Any = loaded.__loader__
-            return loader.get_source(name), hasattr(loaded, "__path__")
+            # Under `python -m` the module is called __main__, and its loader knows it otherwise.
+            text = loader.get_source(getattr(loader, "name", name))
+            return text, hasattr(loaded, "__path__")
         if name.rpartition(".")[0] not in sys.modules:
             return None, False  # find_spec would run the packages above it
         spec = importlib.util.find_spec(name)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +134,9 @@ class Store:
         self._path = directory / RUNS
         self._lock: Any = None
         self._records: list[RunRecord] = []
+        self._note = ""  # in the lock's owner file
         self._places: dict[Path, tuple[int, int]] = {}  # device and inode of what was opened
-        self._size = 0  # of runs.jsonl, as this writer left it
+        self._size, self._tail = 0, b""  # of runs.jsonl, as this writer left it
 
     def __enter__(self) -> Store:
         """Make the directory where needed, take the lock, mend what a dead process left."""
@@ -171,15 +173,28 @@ class Store:
         """Raise StoreError where the directory or its records are no longer those it opened."""
         for path, place in self._places.items():
             found = _place(path)
-            shrunk = path == self._path and found == place and path.stat().st_size < self._size
-            if found == place and not shrunk:
+            if found is None:
+                what = "is gone"
+            elif path == self._path and path.stat().st_size < self._size:
+                what = "was cut"
+            # Some file systems number a file anew now and then: what is in it says what it is.
+            elif found != place and not self._is_known(path):
+                what = "was replaced"
+            else:
                 continue
-            what = "is gone" if found is None else "was cut" if shrunk else "was replaced"
             raise StoreError(
                 f"{path} {what} while the sweep ran, and its {len(self._records)} records may be "
                 "lost; put it back where it was moved to, or run the same command again to "
                 "repeat what is lost"
             )
+
+    def _is_known(self, path: Path) -> bool:
+        """Return whether a directory has this writer's note, or a file its last record."""
+        with contextlib.suppress(OSError):
+            if path == self.directory:
+                return (path / _OWNER).read_text(encoding="utf-8") == self._note
+            return _tail_of(path, self._size) == self._tail
+        return False
 
     def begin(self, spec: RunSpec) -> None:
         """Note the run that starts now, so that a death in it is known."""
@@ -248,7 +263,9 @@ class Store:
             place = _place(path)
             if place is not None:
                 self._places[path] = place
-        self._size = self._path.stat().st_size if self._path in self._places else 0
+        if self._path in self._places:
+            self._size = self._path.stat().st_size
+            self._tail = _tail_of(self._path, self._size)
 
     def _acquire(self) -> None:
         import filelock
@@ -258,21 +275,21 @@ class Store:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             with contextlib.suppress(OSError):
-                holder = (self.directory / _OWNER).read_text(encoding="utf-8").strip()
+                note = (self.directory / _OWNER).read_text(encoding="utf-8")
+                holder = note.partition("\n")[0]
                 raise StoreError(
                     f"{self.directory} is in use by {holder}; wait for it, or choose another --out"
                 ) from None
             raise StoreError(f"{self.directory} is in use by another sweep") from None
-        (self.directory / _OWNER).write_text(
-            f"process {os.getpid()} on {socket.gethostname()} since {utc_now()}\n", encoding="utf-8"
-        )
+        since = f"process {os.getpid()} on {socket.gethostname()} since {utc_now()}"
+        self._note = f"{since}\n{uuid.uuid4()}\n"  # no other writer's
+        (self.directory / _OWNER).write_text(self._note, encoding="utf-8")
 
     def _release(self) -> None:
         if self._lock is None or not self._lock.is_locked:
             return  # another's
-        place = _place(self.directory)
         # In another directory by that name, the note is another's.
-        if self._places.get(self.directory, place) == place:
+        if self._is_known(self.directory):
             with contextlib.suppress(OSError):
                 (self.directory / _OWNER).unlink(missing_ok=True)
         self._lock.release()
@@ -334,6 +351,13 @@ def _place(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _tail_of(path: Path, size: int) -> bytes:
+    """Return the last bytes, 4096 at most, of what a file held when it was ``size`` bytes long."""
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 4096))
+        return file.read(min(size, 4096))
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -200,3 +200,30 @@ def test_the_hash_is_the_same_in_every_process(tmp_path):
         for seed in ("1", "2", "3")
     }
     assert len(found) == 1
+
+
+def test_what_a_class_made_by_type_holds_counts():
+    def made(rank):
+        return type("Made", (), {"rank": rank, "name": "made"})
+
+    assert source_hash(made(8)) == source_hash(made(8)) != source_hash(made(16))
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_a_class_of_a_program_has_its_source(tmp_path, how):
+    path = tmp_path / "my_program.py"
+    text = "from ftbench.source import source_hash\nRATE = 1\nclass Mine:\n    x = RATE\n"
+    text += "print(source_hash(Mine))\n"
+    command = [str(path)] if how == "script" else ["-m", "my_program"]
+    found = []
+    for rate in ("1", "2"):
+        path.write_text(text.replace("RATE = 1", f"RATE = {rate}"))
+        done = subprocess.run(
+            [sys.executable, *command],
+            env=environment_with(tmp_path),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(done.stdout)
+    assert len(set(found)) == 2

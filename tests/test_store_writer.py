@@ -122,8 +122,18 @@ def cut(directory):
 
 def rewritten(directory):
     text = (directory / "runs.jsonl").read_bytes()
-    (directory / "other").write_bytes(text)
+    (directory / "other").write_bytes(text.replace(b"full", b"fool"))
     (directory / "other").replace(directory / "runs.jsonl")
+
+
+def saved_again(directory):
+    (directory / "other").write_bytes((directory / "runs.jsonl").read_bytes())
+    (directory / "other").replace(directory / "runs.jsonl")
+
+
+def copied(directory):
+    directory.rename(directory.with_name("elsewhere"))
+    shutil.copytree(directory.with_name("elsewhere"), directory)
 
 
 TAKEN = [taken_away, moved, replaced, replaced_by_another_sweep, emptied, cut, rewritten]
@@ -152,6 +162,17 @@ def test_a_directory_that_is_taken_away_is_said_and_nothing_is_written_there(
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == left
     if take is replaced_by_another_sweep:  # whose own files stay
         assert [r.labels["strategy"] for r in read_records(out)] == ["other"]
+
+
+@pytest.mark.parametrize("renumber", [saved_again, copied])
+def test_the_same_records_under_another_number_are_the_same(tmp_path, renumber):
+    out = tmp_path / "out"
+    with Store(out) as store:
+        store.append(run_record(seed=0))
+        renumber(out)
+        store.append(run_record(seed=1))
+    assert [r.identity["seed"] for r in read_records(out)] == [0, 1]
+    assert not (out / ".lock-owner").exists()
 
 
 def test_letting_go_of_a_replaced_directory_leaves_the_others_note(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 from ftbench.backbone import BackboneFamily
@@ -18,7 +19,7 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
     (Component, "version", str, "a string"),
     (Strategy, "pretrained", bool, "True or False"),
     (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
-    (ClassificationTask, "classes", int, "the number of classes"),
+    (ClassificationTask, "classes", Integral, "the number of classes"),
 )
 _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
     (Task, ("pool", "test", "fingerprint", "head", "loss", "score")),
@@ -110,7 +111,7 @@ def _unless_is(
     """Yield that a declared value is not of its type."""
     called = holder.__name__ if isinstance(holder, type) else repr(holder)
     value = getattr(holder, member)
-    fits = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+    fits = isinstance(value, kind) and (kind is not Integral or not isinstance(value, bool))
     if not fits:
         yield f"{called}.{member} is {value!r} ({type(value).__name__}); expected {expected}"
 
