@@ -69,7 +69,8 @@ class Recipe(Settings):
     )
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the head")
     norm_statistics: Literal["frozen", "update"] = Field(
-        "frozen", description="batch-norm running statistics of a pre-trained backbone"
+        "frozen",
+        description="running statistics of a pre-trained backbone, of every norm that has some",
     )
     mixup_alpha: float = Field(0.0, ge=0, description="Beta(α, α) of mixup; 0 turns it off")
     cutmix_alpha: float = Field(0.0, ge=0, description="Beta(α, α) of CutMix; 0 turns it off")
