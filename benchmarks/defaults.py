@@ -31,14 +31,25 @@ import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 import ftbench
+from benchmarks.study import Point, Study, choose, edges, read_study, spelt
+from benchmarks.study_tables import (
+    choice_table,
+    grid_table,
+    pair_table,
+    points_csv,
+    rate_table,
+)
 from ftbench import subsets
+from ftbench.plugins import Catalogue
 from ftbench.tasks.digits import Digits
+
+_RESULTS = Path(__file__).parent / "results"
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 STRENGTHS: Mapping[str, tuple[str, tuple[float | str, ...]]] = {
@@ -53,6 +64,12 @@ STRENGTHS: Mapping[str, tuple[str, tuple[float | str, ...]]] = {
 }
 EXTENSIONS: Mapping[str, tuple[tuple[float, ...], tuple[float | str, ...]]] = {}
 """Rates and strengths by which a strategy's grid was extended, because its best lay on the edge."""
+ENDS = {
+    "full": ("decay=1",),
+    "partial": ("stages=1",),
+    "progressive": ("form=classic", "form=gradual"),
+}
+"""Strengths beyond which there is none, or another strategy: no stage at all is head-only."""
 SIZES = (20, 50, 100, 400)
 SEEDS = (100, 101, 102, 103, 104)
 TEST_ROWS = 400
@@ -105,47 +122,156 @@ def grid() -> dict[float, tuple[str, ...]]:
     return {rate: tuple(found[rate]) for rate in sorted(found)}
 
 
-def specs(**changes: Any) -> Iterator[tuple[str, ftbench.SweepSpec]]:
-    """Yield the sweeps of the study, each with the name of its directory: one a rate.
+def points() -> list[Point]:
+    """Return every point of the grid, of one strategy the simplest strengths first."""
+    found = []
+    for name, (option, strengths) in STRENGTHS.items():
+        more_rates, more_strengths = EXTENSIONS.get(name, ((), ()))
+        texts = [spelt(option, value) for value in (*strengths, *more_strengths)] or [""]
+        rates = sorted((*RATES, *more_rates))
+        found += [Point(name, text, rate) for text in texts for rate in rates]
+    return found
+
+
+def base_sweep() -> ftbench.SweepSpec:
+    """Return what the sweeps of the study share; they differ in learning rate and strategies."""
+    return ftbench.SweepSpec(task="digits-study", device="cpu", sizes=SIZES, seeds=SEEDS)
+
+
+def sweeps(base: ftbench.SweepSpec) -> Iterator[tuple[str, ftbench.SweepSpec]]:
+    """Yield the sweeps, each with the name of its directory: one a rate.
 
     They come again with one seed more each time, so that whole tables exist early; what has run
-    does not run again. ``changes`` are spec keys that take the place of the study's.
+    does not run again.
     """
-    whole: dict[str, Any] = {
-        "task": "digits-study",
-        "device": "cpu",
-        "sizes": SIZES,
-        "seeds": SEEDS,
-        **changes,
-    }
-    recipe = whole.pop("recipe", {})
-    seeds = whole.pop("seeds")
-    for count in range(1, len(seeds) + 1):
+    for count in range(1, len(base.seeds) + 1):
         for rate, strategies in grid().items():
-            values = {**whole, "seeds": seeds[:count], "strategies": strategies}
-            values["recipe"] = {**recipe, "learning_rate": rate}
-            yield f"rate-{rate:g}", ftbench.SweepSpec.model_validate(values)
+            recipe = base.recipe.model_copy(update={"learning_rate": rate})
+            changes = {"seeds": base.seeds[:count], "strategies": strategies, "recipe": recipe}
+            yield _folder(rate), base.model_copy(update=changes)
 
 
-def run_study(
-    out: Path,
-    catalogue: ftbench.plugins.Catalogue | None = None,
-    **changes: Any,
-) -> None:
+def _folder(rate: float) -> str:
+    return f"rate-{rate:g}"
+
+
+def run_study(out: Path, base: ftbench.SweepSpec, catalogue: Catalogue) -> None:
     """Run what is missing of the study into the directories below ``out``."""
-    catalogue = catalogue or ftbench.load_catalogue(extra={"benchmarks": StudyTask()})
-    for folder, spec in specs(**changes):
+    for folder, spec in sweeps(base):
         plan = ftbench.run_sweep(spec, out / folder, catalogue=catalogue)
         ok = sum(record.status == "ok" for record in plan.done.values())
         sys.stderr.write(f"{folder}, {len(spec.seeds)} seeds: {ok} of {len(plan.runs)} runs ok\n")
 
 
+def load_study(out: Path, sizes: Sequence[int]) -> tuple[Study, pd.DataFrame]:
+    """Return the study below ``out`` and the rows behind it; ValueError where too little ran."""
+    folders = [out / _folder(rate) for rate in grid()]
+    frame = pd.concat([ftbench.load_results(f) for f in folders if f.exists()], ignore_index=True)
+    options = {name: option for name, (option, _) in STRENGTHS.items()}
+    study = read_study(frame, points(), sizes, options)
+    return study, frame[frame["seed"].isin(study.seeds)]
+
+
+def choices(study: Study) -> tuple[dict[str, Point], dict[str, Point]]:
+    """Return the points at the common rate, and those of each strategy's own, by strategy."""
+    own = {name: choose(study, [name])[name] for name in STRENGTHS}
+    return choose(study, list(STRENGTHS)), own
+
+
+def page(study: Study, frame: pd.DataFrame) -> str:
+    """Return the page of Markdown about the study and the runs behind it."""
+    chosen, own = choices(study)
+    rate = next(iter(chosen.values())).rate
+    lines = [
+        "# The study behind the strategies' defaults",
+        "",
+        f"The learning rate that serves all strategies best is {rate:g}. "
+        "`python -m benchmarks.defaults --out DIR --write` remakes this page; the module's "
+        "docstring states the rule.",
+        "",
+        *choice_table(study, chosen, own),
+        "",
+        "Accuracy and source kept (%) are means over the sizes and seeds. A gain is paired, ± half "
+        "its 95 % t-interval. A strategy's own rate and strength follow from the rule with that "
+        "strategy alone.",
+        "",
+        "## The learning rate",
+        "",
+        *rate_table(study, list(STRENGTHS)),
+        "",
+        "Means over the strategies, each at its best strength at that rate; ± is the paired "
+        "standard error.",
+        "",
+        "## The grid",
+        "",
+        *grid_table(study, chosen),
+        "",
+        "Accuracy, ± the paired standard error of its distance from the strategy's best (*), then "
+        "source kept. Bold: chosen. Every size alone, with NLL: defaults.csv.",
+        "",
+        "## What forgetting depends on",
+        "",
+    ]
+    for first, second in pairs(study, own):
+        lines += [*pair_table(study, first, second), ""]
+    lines += [
+        "Differences are the first's minus the second's, paired over the seeds, ± half their 95 % "
+        "t-interval. The own rates were chosen on these seeds, so their accuracies are optimistic.",
+        "",
+        *_facts(study, frame, edges(study, [*chosen.values(), *own.values()], ENDS)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def pairs(study: Study, own: Mapping[str, Point]) -> list[tuple[Point, Point]]:
+    """Return what is compared size by size: own rates, two rates of full, two of l2sp's pulls."""
+    wanted = [
+        (own["full"], own["ewc"]),
+        (Point("full", "decay=1", 3e-4), Point("full", "decay=1", 1e-3)),
+        (Point("l2sp", "alpha=0.01", 1e-3), Point("l2sp", "alpha=0.1", 1e-3)),
+    ]
+    return [pair for pair in wanted if all(point in study.points for point in pair)]
+
+
+def _facts(study: Study, frame: pd.DataFrame, at_edges: Sequence[str]) -> Iterator[str]:
+    """Yield what the page's numbers are of, a line each."""
+    seeds = f"{study.seeds[0]} to {study.seeds[-1]}"
+    failed = frame["status"][frame["status"] != "ok"].value_counts()
+    listing = ", ".join(f"{count} {status}" for status, count in failed.items()) or "none failed"
+    yield (
+        f"- {len(frame)} runs ({listing}): {len(study.points)} points, "
+        f"{len(study.sizes)} sizes, seeds {seeds}, {study.test_rows} test rows that no README "
+        "table uses; intervals cover the seeds, for these rows"
+    )
+    yield f"- at the edge of the grid: {', '.join(at_edges) or 'no choice'}"
+    for column, noun in (("env_processor", "processor"), ("env_torch", "torch")):
+        values = ", ".join(sorted(frame[column].astype(str).unique()))
+        yield f"- {noun}: {values}"
+    yield "- one thread a run; but for the learning rate, the recipe's defaults"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.defaults")
+    """Run what is missing, print the page, and keep it where asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.defaults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
+    parser.add_argument("--no-runs", action="store_true", help="tell what has run so far")
     options = parser.parse_args(arguments)
-    run_study(options.out)
+    base = base_sweep()
+    if not options.no_runs:
+        run_study(options.out, base, ftbench.load_catalogue(extra={"benchmarks": StudyTask()}))
+    study, frame = load_study(options.out, [int(size) for size in base.sizes])
+    text = page(study, frame)
+    sys.stdout.write(text)
+    if options.write:
+        (_RESULTS / "defaults.md").write_text(text, encoding="utf-8")
+        csv = points_csv(study, choices(study)[0])
+        (_RESULTS / "defaults.csv").write_text(csv, encoding="utf-8")
+        sys.stderr.write("written: benchmarks/results/defaults.md and defaults.csv\n")
     return 0
 
 
