@@ -19,8 +19,8 @@ The rule, written down before the first run:
    t-test over the seeds cannot tell from it at 5 % are equal to it. Among equals, l2sp and ewc take
    the one that keeps most of the source, which is what they are for; the others take the simplest,
    which stands first in ``STRENGTHS``.
-4. A choice at the edge of the grid is no choice: the axis is extended there for that strategy
-   (``EXTENSIONS``), and the rule is applied again.
+4. A choice at the edge of the grid is no choice, and the best by accuracy must not lie there
+   either: the axis is extended for that strategy (``EXTENSIONS``), and the rule is applied again.
 5. Each strategy's *own* rate and strength follow from rules 2 and 3 with that strategy alone.
 """
 
@@ -37,7 +37,7 @@ import numpy.typing as npt
 import pandas as pd
 
 import ftbench
-from benchmarks.study import Point, Study, choose, edges, read_study, spelt
+from benchmarks.study import Point, Study, best, choose, edges, read_study, spelt
 from benchmarks.study_tables import (
     choice_table,
     grid_table,
@@ -62,14 +62,22 @@ STRENGTHS: Mapping[str, tuple[str, tuple[float | str, ...]]] = {
     "l2sp": ("alpha", (0.001, 0.01, 0.1)),
     "ewc": ("strength", (10.0, 100.0, 1000.0)),
 }
-EXTENSIONS: Mapping[str, tuple[tuple[float, ...], tuple[float | str, ...]]] = {}
+EXTENSIONS: Mapping[str, tuple[tuple[float, ...], tuple[float | str, ...]]] = {
+    "scratch": ((1e-2,), ()),
+    "full": ((), (1 / 2.6,)),
+    "l2sp": ((), (0.0001,)),
+    "ewc": ((), (1.0,)),
+}
 """Rates and strengths by which a strategy's grid was extended, because its best lay on the edge."""
 ENDS = {
     "full": ("decay=1",),
     "partial": ("stages=1",),
     "progressive": ("form=classic", "form=gradual"),
+    "head-only": ("rate=1", "rate=10"),
 }
-"""Strengths beyond which there is none, or another strategy: no stage at all is head-only."""
+"""Strengths at which a grid may end: there is nothing beyond, or another strategy (no stage at all
+is head-only); of head-only, the product with the learning rate alone counts, and reaches further.
+"""
 SIZES = (20, 50, 100, 400)
 SEEDS = (100, 101, 102, 103, 104)
 TEST_ROWS = 400
@@ -218,9 +226,20 @@ def page(study: Study, frame: pd.DataFrame) -> str:
         "Differences are the first's minus the second's, paired over the seeds, ± half their 95 % "
         "t-interval. The own rates were chosen on these seeds, so their accuracies are optimistic.",
         "",
-        *_facts(study, frame, edges(study, [*chosen.values(), *own.values()], ENDS)),
+        *_facts(study, frame, edges(study, _leading(study, chosen, own), ENDS)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _leading(
+    study: Study, chosen: Mapping[str, Point], own: Mapping[str, Point]
+) -> Iterator[Point]:
+    """Yield what is chosen, and what is best by accuracy at those rates and over all."""
+    for strategy, its_own in own.items():
+        taken = (chosen[strategy], its_own)
+        yield from taken
+        yield from (best(study, study.of(strategy, point.rate)) for point in taken)
+        yield best(study, study.of(strategy))
 
 
 def pairs(study: Study, own: Mapping[str, Point]) -> list[tuple[Point, Point]]:
