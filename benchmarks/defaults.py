@@ -73,10 +73,13 @@ ENDS = {
     "full": ("decay=1",),
     "partial": ("stages=1",),
     "progressive": ("form=classic", "form=gradual"),
-    "head-only": ("rate=1", "rate=10"),
+    "head-only": ("rate=1", "rate=10", "at 0.0001", "at 0.003"),
+    "l2sp": ("alpha=0.0001",),
+    "ewc": ("strength=1",),
 }
-"""Strengths at which a grid may end: there is nothing beyond, or another strategy (no stage at all
-is head-only); of head-only, the product with the learning rate alone counts, and reaches further.
+"""Where a grid may end: nothing lies beyond, or another strategy. No stage at all is head-only, and
+a weaker pull than these scores as full does. In head-only the learning rate and ``rate`` count as
+their product alone, and that reaches further than either.
 """
 SIZES = (20, 50, 100, 400)
 SEEDS = (100, 101, 102, 103, 104)
@@ -286,6 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study, frame = load_study(options.out, [int(size) for size in base.sizes])
     text = page(study, frame)
     sys.stdout.write(text)
+    if options.write and list(study.seeds) != list(base.seeds):
+        parser.error(
+            f"--write keeps whole studies; this one has {len(study.seeds)} of {len(base.seeds)} "
+            "seeds, run the same command without --no-runs"
+        )
     if options.write:
         (_RESULTS / "defaults.md").write_text(text, encoding="utf-8")
         csv = points_csv(study, choices(study)[0])

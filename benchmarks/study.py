@@ -103,7 +103,9 @@ def read_study(
 
 def spelt(option: str, value: object) -> str:
     """Return a strength as tables show it: ``alpha=0.01``, ``form=gradual``."""
-    return f"{option}={value:.3g}" if isinstance(value, int | float) else f"{option}={value}"
+    # Three digits, and 1000 not as 1e+03.
+    text = f"{float(f'{value:.3g}'):g}" if isinstance(value, int | float) else value
+    return f"{option}={text}"
 
 
 def _point(row: Mapping[str, Any], options: Mapping[str, str]) -> Point:
@@ -191,25 +193,27 @@ def _choose_strength(study: Study, strategy: str, rate: float, *, keeps: bool) -
 
 
 def edges(study: Study, points: Iterable[Point], ends: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for each point whose rate or strength is the last that was tried.
+    """Return a line for each point whose learning rate or strength is the last that was tried.
 
-    ``ends`` holds, by strategy, the strengths beyond which there are none, words among them.
+    ``ends`` holds, by strategy, those at which a grid may end: ``alpha=0.01``, ``at 0.001``.
     """
     lines = []
     for point in points:
         rates = sorted({p.rate for p in study.points if p.strategy == point.strategy})
-        if point.rate in (rates[0], rates[-1]):
-            lines.append(f"{point.strategy}: rate {point.rate:g}")
         strengths = sorted(
-            {p.strength for p in study.points if p.strategy == point.strategy}, key=_magnitude
+            {p.strength for p in study.points if p.strategy == point.strategy}, key=magnitude
         )
-        last = point.strength in (strengths[0], strengths[-1])
-        if point.strength and last and point.strength not in ends.get(point.strategy, ()):
-            lines.append(f"{point.strategy}: {point.strength}")
+        for text, at_edge in (
+            (f"at {point.rate:g}", point.rate in (rates[0], rates[-1])),
+            (point.strength, point.strength in (strengths[0], strengths[-1])),
+        ):
+            if text and at_edge and text not in ends.get(point.strategy, ()):
+                lines.append(f"{point.strategy} {text}")
     return list(dict.fromkeys(lines))
 
 
-def _magnitude(strength: str) -> tuple[float, str]:
+def magnitude(strength: str) -> tuple[float, str]:
+    """Return a key that sorts strengths by their numbers, words by their letters."""
     try:
         return float(strength.partition("=")[2]), ""
     except ValueError:  # a word has no neighbours

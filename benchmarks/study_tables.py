@@ -14,6 +14,7 @@ from benchmarks.study import (
     Study,
     at_best,
     best,
+    magnitude,
     shared_rates,
     standard_error,
 )
@@ -73,7 +74,8 @@ def grid_table(study: Study, chosen: Mapping[str, Point]) -> Iterator[str]:
     rows = [("strategy", *(f"{rate:g}" for rate in rates))]
     for strategy in chosen:
         leader = best(study, study.of(strategy))
-        for strength in dict.fromkeys(p.strength for p in study.points if p.strategy == strategy):
+        strengths = {point.strength for point in study.points if point.strategy == strategy}
+        for strength in sorted(strengths, key=magnitude):
             cells = [
                 _grid_cell(study, Point(strategy, strength, rate), leader, chosen[strategy])
                 for rate in rates

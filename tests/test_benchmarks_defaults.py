@@ -137,11 +137,20 @@ def test_a_choice_at_the_edge_is_named():
     )
     assert edges(found, [Point("l2sp", "alpha=0.01", 1e-3)], {}) == []
     assert edges(found, [Point("l2sp", "alpha=0.001", 1e-2)], {}) == [
-        "l2sp: rate 0.01",
-        "l2sp: alpha=0.001",
+        "l2sp at 0.01",
+        "l2sp alpha=0.001",
     ]
-    ends = {"l2sp": ("alpha=0.001",)}
-    assert edges(found, [Point("l2sp", "alpha=0.001", 1e-3)], ends) == []
+    ends = {"l2sp": ("alpha=0.001", "at 0.01")}
+    assert edges(found, [Point("l2sp", "alpha=0.001", 1e-2)], ends) == []
+
+
+def test_strengths_are_spelt_by_three_digits_and_sorted_by_size():
+    values = {1000.0: "1000", 10 / 3: "3.33", 1e-4: "0.0001", 1 / 2.6: "0.385", 2: "2", "w": "w"}
+    for value, text in values.items():
+        assert defaults.spelt("option", value) == f"option={text}"
+    found = study(ewc={(f"strength={s}", 1e-3): (0.9, 0.5) for s in (10, 1000, 1)})
+    lines = list(grid_table(found, {"ewc": found.points[0]}))
+    assert [line.split("=")[1].split()[0] for line in lines[2:]] == ["1", "10", "1000"]
 
 
 def test_differences_are_paired_over_the_seeds():
@@ -208,3 +217,13 @@ def test_only_whole_seeds_count_and_three_are_needed(tiny_study):
     assert whole.seeds == [100, 101, 102]
     with pytest.raises(ValueError, match="whole at 2 seeds and the rule needs 3"):
         read_study(frame[~last], whole.points, [6, 12], options)
+
+
+def test_only_a_whole_study_is_written(tiny_study, monkeypatch, capsys):
+    defaults.main(["--out", str(tiny_study / "runs")])
+    longer = defaults.base_sweep().model_copy(update={"seeds": (100, 101, 102, 103)})
+    monkeypatch.setattr(defaults, "base_sweep", lambda: longer)
+    with pytest.raises(SystemExit):
+        defaults.main(["--out", str(tiny_study / "runs"), "--no-runs", "--write"])
+    assert "this one has 3 of 4 seeds" in capsys.readouterr().err
+    assert not (tiny_study / "defaults.md").exists()
