@@ -190,10 +190,15 @@ def load_study(out: Path, sizes: Sequence[int]) -> tuple[Study, pd.DataFrame]:
 
 def choices(study: Study) -> tuple[dict[str, Point], dict[str, Point]]:
     """Return the points at the common rate, and those of each strategy's own, by strategy."""
-    plain = [p for p in study.points if p.strength in ("decay=1", "") or p.strategy != "full"]
-    study = dataclasses.replace(study, points=plain)
+    study = _plain(study)
     own = {name: choose(study, [name])[name] for name in STRENGTHS}
     return choose(study, list(STRENGTHS)), own
+
+
+def _plain(study: Study) -> Study:
+    """Return the study with full as it stands alone: rule 6."""
+    points = [p for p in study.points if p.strategy != "full" or p.strength == "decay=1"]
+    return dataclasses.replace(study, points=points)
 
 
 def page(study: Study, frame: pd.DataFrame) -> str:
@@ -217,7 +222,7 @@ def page(study: Study, frame: pd.DataFrame) -> str:
         "",
         "## The learning rate",
         "",
-        *rate_table(study, list(STRENGTHS)),
+        *rate_table(_plain(study), list(STRENGTHS)),
         "",
         "Means over the strategies, each at its best strength at that rate; ± is the paired "
         "standard error.",

@@ -203,7 +203,7 @@ def test_the_study_runs_resumes_and_writes_its_page(tiny_study, capsys, monkeypa
     lines = (tiny_study / "defaults.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 8 * 2
 
-    monkeypatch.setattr(ftbench.sweep, "run_one", None)  # nothing is left to run
+    monkeypatch.setattr(ftbench.sweep.drive, "run_one", None)  # nothing is left to run
     assert defaults.main(["--out", str(out)]) == 0
     assert capsys.readouterr().out == text
 
