@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -21,7 +22,6 @@ _LIBRARIES = frozenset(
     }
 )
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-_SIMPLE = (str, int, float, bool, tuple, type(None))
 Chain = tuple[str, ...]  # of a dotted name
 
 
@@ -37,6 +37,7 @@ def source_hash(component: type) -> str:
     for cls in component.__mro__:
         if not _is_library(cls.__module__):
             reader.read_class(cls)
+    reader.read_waiting()
     if not reader.found:
         return ""
     return hashlib.sha256("\n".join(sorted(reader.found)).encode()).hexdigest()
@@ -64,6 +65,7 @@ class _Reader:
         self.found: set[str] = set()
         self._modules: dict[str, _Module | None] = {}
         self._seen: set[tuple[str, str]] = set()
+        self._waiting: list[tuple[_Module, Chain]] = []
 
     def read_class(self, cls: type) -> None:
         """Take in a class and what it refers to; nothing where its source cannot be had."""
@@ -71,14 +73,17 @@ class _Reader:
         node = None if module is None else _definition(module.tree, cls)
         if module is None or node is None:
             self._read_attributes(cls)
-        else:
-            self._read(module, node)
+            return
+        self._read(module, node)
+        # What is done to it after its definition: Mine.rate = 0.5, Mine = decorated(Mine).
+        self._follow(module, (cls.__qualname__.partition(".")[0],))
+        if "<locals>" in cls.__qualname__:
+            self._read_values(cls)  # a function made it, of its arguments
 
     def _read_attributes(self, cls: type) -> None:
         """Take in what a class without a source file holds: in a notebook, methods have theirs."""
+        self._read_values(cls)
         for name, value in vars(cls).items():
-            if isinstance(value, _SIMPLE) and not name.startswith("__"):
-                self.found.add(f"{name}={value!r}")
             function = inspect.unwrap(value) if callable(value) else None
             try:
                 text = inspect.getsource(function) if inspect.isfunction(function) else ""
@@ -88,14 +93,35 @@ class _Reader:
             if text:
                 self.found.add(f"{name}={_spelt(tree)}")
 
+    def _read_values(self, cls: type) -> None:
+        """Take in plain values among a class's attributes and in its methods' closures."""
+        for name, value in vars(cls).items():
+            if not name.startswith("__"):
+                self._note(name, value)
+            function = inspect.unwrap(value) if callable(value) else None
+            if inspect.isfunction(function):
+                cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+                for free, cell in cells:
+                    with contextlib.suppress(ValueError):  # a cell that is still empty
+                        self._note(f"{name}.{free}", cell.cell_contents)
+
+    def _note(self, name: str, value: object) -> None:
+        plain = _plain(value)
+        if plain is not None:
+            self.found.add(f"{name}={plain}")
+
     def _read(self, module: _Module, node: ast.AST) -> None:
         self.found.add(_spelt(node))
         chains = set(_chains(node))
         for inner in ast.walk(node):
             if isinstance(inner, ast.Import | ast.ImportFrom):
                 self._follow_import(module, inner, chains)
-        for chain in chains:
-            self._follow(module, chain)
+        self._waiting.extend((module, chain) for chain in chains)
+
+    def read_waiting(self) -> None:
+        """Take in what was referred to so far, and what that refers to."""
+        while self._waiting:
+            self._follow(*self._waiting.pop())
 
     def _follow(self, module: _Module, chain: Chain) -> None:
         """Take in what a dotted name stands for in a module, where the module binds it."""
@@ -106,9 +132,12 @@ class _Reader:
                     self._enter(module, target, chain)
             return
         for statement in module.bindings[name]:
-            if isinstance(statement, ast.Import | ast.ImportFrom):
-                self._follow_import(module, statement, {chain})
-            elif (module.name, f"{name}:{statement.lineno}") not in self._seen:
+            # An import may stand alone, or within `try` or `if`.
+            for inner in ast.walk(statement) if not isinstance(statement, _Definition) else ():
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    self._follow_import(module, inner, {chain})
+            alone = isinstance(statement, ast.Import | ast.ImportFrom)
+            if not alone and (module.name, f"{name}:{statement.lineno}") not in self._seen:
                 self._seen.add((module.name, f"{name}:{statement.lineno}"))
                 self._read(module, statement)
 
@@ -132,13 +161,20 @@ class _Reader:
         other = self._module(target) if _root(target) == _root(module.name) else None
         if other is None:
             self.found.add(f"import {'.'.join((target, *chain))}")
-        elif chain and (target, ".".join(chain)) not in self._seen:
+        elif not chain:
+            self._read_whole(other)  # a module as a value: anything of it may be used
+        elif (target, ".".join(chain)) not in self._seen:
             self._seen.add((target, ".".join(chain)))
             is_package = other.package == other.name
             if is_package and self._module(f"{target}.{chain[0]}") is not None:
                 self._enter(module, f"{target}.{chain[0]}", chain[1:])
             else:
                 self._follow(other, chain)
+
+    def _read_whole(self, module: _Module) -> None:
+        if (module.name, "") not in self._seen:
+            self._seen.add((module.name, ""))
+            self._read(module, module.tree)
 
     def _module(self, name: str) -> _Module | None:
         if name not in self._modules:
@@ -188,39 +224,42 @@ def _indexed(name: str, package: str, tree: ast.Module) -> _Module:
 
 
 def _bound(statement: ast.AST) -> Iterator[str]:
-    """Yield the names that a statement binds, or whose value it changes."""
-    if isinstance(statement, _Definition):
-        yield statement.name
-        return
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        for alias in statement.names:
-            yield alias.asname or alias.name.partition(".")[0]
-        return
-    if isinstance(statement, ast.Name) and isinstance(statement.ctx, ast.Store):
-        yield statement.id
-    if isinstance(statement, ast.Subscript | ast.Attribute) and isinstance(
-        statement.ctx, ast.Store
-    ):
-        yield from (chain[0] for chain in _chains(statement.value))
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        # RATES.update(...) changes RATES.
-        yield from (chain[0] for chain in _chains(statement.value.func) if len(chain) > 1)
-    for child in ast.iter_child_nodes(statement):
-        yield from _bound(child)
+    """Yield the names that a statement binds, or whose value it may change."""
+    waiting = [statement]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, _Definition):
+            yield node.name
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name.partition(".")[0]
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield from (chain[0] for chain in _chains(node.value))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            # RATES.update(...) changes RATES, setattr(Mine, ...) changes Mine.
+            method = (chain[0] for chain in _chains(node.value.func) if len(chain) > 1)
+            handed = (chain[0] for each in node.value.args for chain in _chains(each))
+            yield from (*method, *handed)
+        waiting += ast.iter_child_nodes(node)
 
 
 def _chains(node: ast.AST) -> Iterator[Chain]:
     """Yield every dotted name that is read in a node: ``(helpers, scale)`` for helpers.scale."""
-    rest: list[str] = []
-    inner = node
-    while isinstance(inner, ast.Attribute):
-        rest.insert(0, inner.attr)
-        inner = inner.value
-    if isinstance(inner, ast.Name):
-        yield (inner.id, *rest)
-        return
-    for child in ast.iter_child_nodes(inner):
-        yield from _chains(child)
+    waiting = [node]
+    while waiting:
+        inner = waiting.pop()
+        rest: list[str] = []
+        while isinstance(inner, ast.Attribute):
+            rest.append(inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            yield (inner.id, *reversed(rest))
+        else:
+            waiting += ast.iter_child_nodes(inner)
 
 
 def _absolute(module: _Module, statement: ast.ImportFrom) -> str:
@@ -260,23 +299,45 @@ def _definition(tree: ast.Module, cls: type) -> ast.ClassDef | None:
 def _spelt(node: Any) -> str:
     """Return a syntax tree as text that is the same on every Python version.
 
-    ``ast.dump`` is not, which would make every key one of the Python version as well.
+    ``ast.dump`` is not, which would make every key one of the Python version as well. Long sums
+    and chains of ``elif`` nest deeply, so there is no recursion.
     """
-    if isinstance(node, list):
-        kept = [_spelt(item) for item in node if not _says_nothing(item)]
-        return f"[{','.join(kept)}]" if kept else ""
-    if isinstance(node, ast.Constant):
-        return f"{type(node.value).__name__}:{node.value!r}"
-    if isinstance(node, ast.expr_context):
-        return ""
-    if isinstance(node, ast.AST):
-        parts = [
-            f"{name}={text}"
-            for name, value in ast.iter_fields(node)
-            if value is not None and name != "type_comment" and (text := _spelt(value))
-        ]
-        return f"{type(node).__name__}({','.join(parts)})"
-    return repr(node)
+    parts: list[str] = []
+    waiting: list[Any] = [node]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            kept = [inner for inner in item if not _says_nothing(inner)]
+            waiting += [_Text("]"), *reversed(kept), _Text("[")] if kept else []
+        elif isinstance(item, ast.Constant):
+            parts.append(f"{type(item.value).__name__}:{item.value!r},")
+        elif isinstance(item, ast.AST):
+            waiting.append(_Text("),"))
+            for name, value in reversed(list(ast.iter_fields(item))):
+                if not (value is None or value == [] or isinstance(value, ast.expr_context)):
+                    waiting += [value, _Text(f"{name}=")] if name != "type_comment" else []
+            waiting.append(_Text(f"{type(item).__name__}("))
+        else:
+            parts.append(item if isinstance(item, _Text) else f"{item!r},")
+    return "".join(parts)
+
+
+class _Text(str):
+    """What is written as it is, not as a constant."""
+
+
+def _plain(value: object) -> str | None:
+    """Return a value of numbers, texts and containers of them, spelt; None for any other."""
+    if value is None or isinstance(value, str | bytes | int | float | complex):
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [_plain(item) for item in value]
+        if None not in items:
+            found = list(map(str, items))
+            return f"[{','.join(sorted(found) if isinstance(value, set | frozenset) else found)}]"
+    return None
 
 
 def _says_nothing(node: Any) -> bool:

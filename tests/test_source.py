@@ -227,3 +227,102 @@ def test_a_class_of_a_program_has_its_source(tmp_path, how):
         )
         found.append(done.stdout)
     assert len(set(found)) == 2
+
+
+AFTER = """
+from . import helpers
+try:
+    from .helpers import scale as grown
+except ImportError:
+    raise
+
+def decorated(cls):
+    cls.flag = True
+    return cls
+
+class Mine:
+    def f(self):
+        kept = helpers
+        return grown(kept.twice(1))
+
+{after}
+"""
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "Mine = decorated(Mine)",
+        "decorated(Mine)",
+        "Mine.rate = 0.5",
+        "Mine.f = lambda self: 3",
+        "setattr(Mine, 'rate', 0.5)",
+    ],
+)
+def test_what_is_done_to_a_class_after_its_definition_counts(hash_of, after):
+    def files(text):
+        return {**FILES, "base": AFTER.format(after=text)}
+
+    found = {hash_of(files=files(text)) for text in ("", after, after.replace("5", "6"))}
+    assert len(found) == (3 if "5" in after else 2)
+
+
+def test_imports_within_blocks_and_modules_as_values_are_followed(hash_of):
+    files = {**FILES, "base": AFTER.format(after="")}
+    found = [
+        hash_of(*change, files=files)
+        for change in (
+            (),
+            [("helpers", "return twice(x)", "return twice(x) + 1")],
+            [("helpers", "return 1", "return 3")],  # of a module that is passed around
+        )
+    ]
+    assert len(set(found)) == 3
+
+
+def test_what_a_function_made_a_class_of_counts():
+    def make(whole, rate):
+        class Made:
+            flag = rate
+
+            def trains(self):
+                return whole
+
+        return Made
+
+    made = [make(False, 1), make(True, 1), make(False, 2), make(False, 1)]
+    hashes = [source_hash(cls) for cls in made]
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return " + " + ".join(["x"] * 2000),
+        "if x == 0:\n        return 0\n"
+        + "".join(f"    elif x == {i}:\n        return {i}\n" for i in range(1, 400)),
+        "return x" + ".real" * 900,
+        "return x" + ".conjugate()" * 300,
+    ],
+    ids=["a sum", "elif", "attributes", "calls"],
+)
+def test_deep_expressions_are_read(hash_of, body):
+    files = {"__init__": "", "base": f"def f(x):\n    {body}\n\nclass Mine:\n    g = f\n"}
+    assert len(hash_of(files=files)) == 64
+
+
+def test_values_that_no_source_tells_are_the_same_in_every_process():
+    code = "from ftbench.source import source_hash\n"
+    code += "print(source_hash(type('M', (), {'a': ({'x','y','z'}, 1), 'b': (len,), 'c': 2})))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment_with(), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1

@@ -170,7 +170,13 @@ class Catalogue:
                     if problem:
                         self.errors.append(LoadError(owner, hook, problem))
                         continue
-                    yield Entry(kind, component.name, owner, component, source_hash(component))
+                    try:
+                        source = source_hash(component)
+                    except Exception as error:
+                        problem = f"the source of {component.__name__}: {describe(error)}"
+                        self.errors.append(LoadError(owner, hook, problem))
+                        continue
+                    yield Entry(kind, component.name, owner, component, source)
         for owner, formats in self._offers("ftbench_report_formats"):
             for name, function in formats.items():
                 problem = name_problem(name)
