@@ -90,8 +90,7 @@ def read_own_records(directory: Path) -> list[RunRecord]:
             raise StoreError(f"{runs} holds no ftbench record; choose another --out")
         return []
     if spec.exists():
-        # Whatever line ends an editor gave it.
-        if not spec.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(SPEC_HEADER.encode()):
+        if not _is_a_sweeps(spec):
             raise StoreError(f"{spec} was not written by a sweep; choose another --out")
         return []
     names = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
@@ -101,6 +100,11 @@ def read_own_records(directory: Path) -> list[RunRecord]:
             "ftbench results; choose another --out"
         )
     return []
+
+
+def _is_a_sweeps(spec: Path) -> bool:
+    # Whatever line ends an editor gave it.
+    return spec.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(SPEC_HEADER.encode())
 
 
 def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
@@ -171,21 +175,25 @@ class Store:
 
     def check_in_place(self) -> None:
         """Raise StoreError where the directory or its records are no longer those it opened."""
-        for path, place in self._places.items():
+        expected: dict[Path, tuple[int, int] | None] = {self._path: None, **self._places}
+        for path, place in expected.items():
             found = _place(path)
+            if place is None and found is None:
+                continue  # no record is written yet
             if found is None:
                 what = "is gone"
-            elif path == self._path and path.stat().st_size < self._size:
+            elif path == self._path and found[2] < self._size:
                 what = "was cut"
-            # Some file systems number a file anew now and then: what is in it says what it is.
-            elif found != place and not self._is_known(path):
+            # Some file systems number a file anew now and then, and numbers are used again: what
+            # is in it says what it is.
+            elif not self._is_known(path) and (path == self._path or found[:2] != place):
                 what = "was replaced"
             else:
                 continue
             raise StoreError(
                 f"{path} {what} while the sweep ran, and its {len(self._records)} records may be "
-                "lost; put it back where it was moved to, or run the same command again to "
-                "repeat what is lost"
+                "lost; move back what was moved away, or run the same command again to repeat "
+                "what is lost"
             )
 
     def _is_known(self, path: Path) -> bool:
@@ -193,7 +201,7 @@ class Store:
         with contextlib.suppress(OSError):
             if path == self.directory:
                 return (path / _OWNER).read_text(encoding="utf-8") == self._note
-            return _tail_of(path, self._size) == self._tail
+            return path in self._places and _tail_of(path, self._size) == self._tail
         return False
 
     def begin(self, spec: RunSpec) -> None:
@@ -231,6 +239,7 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):  # what is left is a torn line, mended at next start
                 os.truncate(self._path, before)
+            self.check_in_place()
             raise StoreError(
                 f"cannot write to {self._path}: {error.strerror}; the finished runs are safe, "
                 "make room and run the same command again"
@@ -252,17 +261,26 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            self.check_in_place()
             raise StoreError(
                 f"cannot write {path}: {error.strerror}; the finished runs are safe, "
                 "make room and run the same command again"
             ) from error
+
+    def write_spec(self, text: str) -> None:
+        """Write what was asked for; what somebody else wrote in its place is kept beside it."""
+        path = self.directory / SPEC
+        if path.exists() and not _is_a_sweeps(path):
+            path.replace(self.directory / f"{SPEC}.old")
+            _log.warning("%s was not written by a sweep; it is now %s.old", path, SPEC)
+        self.write_text(SPEC, f"{SPEC_HEADER}\n{text}")
 
     def _note_places(self) -> None:
         """Note which directory and which file are written to, and how far the file goes."""
         for path in (self.directory, self._path):
             place = _place(path)
             if place is not None:
-                self._places[path] = place
+                self._places[path] = place[:2]
         if self._path in self._places:
             self._size = self._path.stat().st_size
             self._tail = _tail_of(self._path, self._size)
@@ -344,13 +362,13 @@ class Store:
                 yield path, running
 
 
-def _place(path: Path) -> tuple[int, int] | None:
-    """Return which file a path names, whatever it is called; None where there is none."""
+def _place(path: Path) -> tuple[int, int, int] | None:
+    """Return device and inode of what a path names, and its size; None where there is nothing."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_size
 
 
 def _tail_of(path: Path, size: int) -> bytes:

@@ -131,12 +131,23 @@ def saved_again(directory):
     (directory / "other").replace(directory / "runs.jsonl")
 
 
+def written_over(directory):
+    with open(directory / "runs.jsonl", "w") as file:  # the same file, and a longer one
+        file.writelines(run_record("other", seed=seed).to_json() + "\n" for seed in range(5))
+
+
+def a_directory(directory):
+    (directory / "runs.jsonl").unlink()
+    (directory / "runs.jsonl").mkdir()
+
+
 def copied(directory):
     directory.rename(directory.with_name("elsewhere"))
     shutil.copytree(directory.with_name("elsewhere"), directory)
 
 
 TAKEN = [taken_away, moved, replaced, replaced_by_another_sweep, emptied, cut, rewritten]
+TAKEN += [written_over, a_directory]
 
 
 @pytest.mark.parametrize("take", TAKEN)
@@ -184,6 +195,44 @@ def test_letting_go_of_a_replaced_directory_leaves_the_others_note(tmp_path):
         note = (out / ".lock-owner").read_text()
         store.__exit__()
         assert (out / ".lock-owner").read_text() == note
+
+
+def test_a_directory_that_vanishes_while_it_is_written_to_is_not_called_safe(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    real = Store.check_in_place
+    with Store(out) as store:
+        store.append(run_record(seed=0))
+        seen = []
+
+        def check_once(checked):
+            real(checked)
+            if not seen:  # it vanishes between the look and the write
+                shutil.rmtree(out)
+            seen.append(1)
+
+        monkeypatch.setattr(Store, "check_in_place", check_once)
+        with pytest.raises(StoreError, match="is gone while the sweep ran"):
+            store.begin(run_spec(seed=1))
+
+
+def test_records_that_another_wrote_before_the_first_are_not_added_to(tmp_path):
+    out = tmp_path / "out"
+    with Store(out) as store:
+        write_runs(out, [run_record("other", seed=9)])
+        with pytest.raises(StoreError, match=r"runs\.jsonl was replaced while the sweep ran"):
+            store.append(run_record(seed=0))
+    assert len(read_records(out)) == 1
+
+
+def test_a_spec_that_no_sweep_wrote_is_kept(tmp_path, caplog):
+    write_runs(tmp_path, [run_record()])
+    (tmp_path / "spec.toml").write_text("seeds = [5]  # mine\n")
+    with Store(tmp_path) as store:
+        store.write_spec("seeds = [0]\n")
+        store.write_spec("seeds = [1]\n")
+    assert (tmp_path / "spec.toml.old").read_text() == "seeds = [5]  # mine\n"
+    assert (tmp_path / "spec.toml").read_text() == f"{SPEC_HEADER}\nseeds = [1]\n"
+    assert "spec.toml was not written by a sweep; it is now spec.toml.old" in caplog.text
 
 
 # Whose directory it is.

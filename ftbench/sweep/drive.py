@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -61,12 +62,13 @@ def run_sweep(
     check_test_set(spec, catalogue)
     device = resolve_device(spec.device)
     device_type = device.partition(":")[0]
-    directory = Path(out)
+    # Whole, since a strategy may change the working directory.
+    directory = Path(os.path.abspath(out))
     # Compiles on first use, so before the clock of any run starts; and what the environment asks
     # for in vain is said before anything is planned or written.
     ops.implementation()
     with store.Store(directory) as opened:
-        opened.write_text(store.SPEC, f"{store.SPEC_HEADER}\n{to_toml(spec)}")
+        opened.write_spec(to_toml(spec))
         plan = make_plan(runs, opened.records(), retry, device_type=device_type)
         progress.planned(plan)
         try:
