@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Set
 from enum import Enum
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -57,10 +60,10 @@ class Component:
         PluginError where an option's value has no form in JSON.
         """
         values: dict[str, Any] = {}
-        for name, value in self.options.model_dump().items():
+        for name, value in self.options:
             try:
                 values[name] = canonical(value)
-            except (PydanticSerializationError, ValueError) as error:
+            except (PydanticSerializationError, ValueError, TypeError) as error:
                 raise PluginError(
                     f"{self.kind} '{self.name}': the option '{name}' is a {type(value).__name__}, "
                     f"which cannot be part of a run's key ({error}); declare a type that JSON has"
@@ -71,23 +74,36 @@ class Component:
 def canonical(value: Any) -> Any:
     """Return a value as JSON values in one form: sets in order, and zero without a sign.
 
-    The order of a set of strings is another in every process.
+    The order of a set of strings is another in every process. ValueError for a number that is not
+    finite, and for a mapping of which two keys have one form.
     """
+    if isinstance(value, BaseModel):
+        return {name: canonical(item) for name, item in value}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {_key(key): canonical(item) for key, item in value.items()}
+        found = {_key(key): canonical(item) for key, item in value.items()}
+        if len(found) < len(value):
+            raise ValueError("two of its keys have one form in JSON")
+        return found
     if isinstance(value, Set):
         return sorted((canonical(item) for item in value), key=_json)
     if isinstance(value, list | tuple):
         return [canonical(item) for item in value]
     if isinstance(value, Enum):
         return canonical(value.value)
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not finite")
         return value + 0.0
     return to_jsonable_python(value)
 
 
 def _key(value: Any) -> str:
-    return value if isinstance(value, str) else _json(canonical(value))
+    found = canonical(value)
+    return found if isinstance(found, str) else _json(found)
 
 
 def _json(value: Any) -> str:

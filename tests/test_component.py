@@ -1,3 +1,4 @@
+import dataclasses
 import enum
 import math
 import pathlib
@@ -218,6 +219,12 @@ class Nested(Options):
     words: frozenset[str] = frozenset()
 
 
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    x: int
+    y: int = 0
+
+
 class Everything(Component):
     kind = "strategy"
     name = "everything"
@@ -231,7 +238,15 @@ class Everything(Component):
         rate: float = 1.0
         path: pathlib.Path | None = None
         nested: Nested = Nested()
+        models: frozenset[Nested] = frozenset()
+        points: frozenset[Spot] = frozenset()
+        pure: pathlib.PurePath | None = None
+        by_depth: dict[Depth, int] = Field(default_factory=dict)
+        hidden: float = Field(1.0, exclude=True)
         anything: Any = None
+
+
+_A, _B = {"words": ["a"]}, {"words": ["b"]}
 
 
 def everything(**options):
@@ -251,6 +266,11 @@ def everything(**options):
         ({"nested": {"words": ["b", "a"]}}, {"nested": {"words": ["a", "b"]}}, None),
         ({"anything": {(2, 1), (1, 2)}}, {"anything": [[1, 2], [2, 1]]}, None),
         ({"anything": {3: {"b", "a"}}}, {"anything": {"3": ["a", "b"]}}, None),
+        ({"models": [{"words": ["b"]}, {"words": ["a"]}]}, {"models": [_A, _B]}, None),
+        ({"points": [{"x": 2}, {"x": 1}]}, {"points": [{"x": 1, "y": 0}, {"x": 2, "y": 0}]}, None),
+        ({"pure": "a/b"}, {"pure": "a/b"}, "pure='a/b'"),
+        ({"by_depth": {"upper": 2}}, {"by_depth": {"upper": 2}}, None),
+        ({"hidden": 0.5}, {"hidden": 0.5}, "hidden=0.5"),
     ],
 )
 def test_options_have_one_form_and_their_label_can_be_written(options, canonical_options, label):
@@ -264,10 +284,20 @@ def test_options_have_one_form_and_their_label_can_be_written(options, canonical
         assert everything(**again[0][1]).canonical_options() == found
 
 
-def test_an_option_that_json_does_not_have_is_named():
-    made = everything(anything=object())
-    with pytest.raises(PluginError, match="strategy 'everything': the option 'anything' is a obj"):
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (object(), "a object"),
+        (1e999, "inf is not finite"),
+        ({"a": [float("nan")]}, "nan is not finite"),
+        ({1: 2, "1": 3}, "two of its keys have one form"),
+    ],
+)
+def test_an_option_that_json_does_not_have_is_named(value, why):
+    made = everything(anything=value)
+    with pytest.raises(PluginError, match=r"strategy 'everything': the option 'anything'.*") as e:
         made.canonical_options()
+    assert why in str(e.value)
 
 
 HASHED = """

@@ -264,6 +264,9 @@ class Unmarked:
     def ftbench_strategies(self):
         return [Mine]
 
+class Inherits(Hooks):
+    pass
+
 hooks, unmarked, nothing, number = Hooks(), Unmarked(), None, 5
 """
 )
@@ -276,6 +279,7 @@ hooks, unmarked, nothing, number = Hooks(), Unmarked(), None, 5
         ("ftbench_strategies", "is the function ftbench_strategies, one hook; name the module or"),
         ("Mine", r"is the class Mine; return it from a function ftbench_strategies\(\) marked"),
         ("Hooks", r"is the class Hooks; name an instance of it, whose ftbench_strategies\(\) can"),
+        ("Inherits", r"is the class Inherits; name an instance of it, whose ftbench_strategies"),
         ("unmarked", "ftbench_strategies lacks @ftbench.hookimpl, so it would never be called"),
         ("nothing", "is a value of type NoneType, None without any hook"),
         ("number", "is a value of type int, 5 without any hook"),

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,28 @@ def test_a_seed_of_any_length_is_refused_or_runs_and_loads(tmp_path, catalogue):
         return  # refused by the spec
     run_sweep(spec, tmp_path, catalogue=catalogue)
     assert len(ftbench.load_results(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("spec", ["spec.toml", {"strategies": ["full"]}, None])
+def test_what_is_no_spec_is_told_how_to_make_one(tmp_path, spec):
+    with pytest.raises(SpecError, match=r"wants an ftbench.SweepSpec, got \w+; make one of it by"):
+        run_sweep(spec, tmp_path)
+
+
+def test_what_to_retry_may_be_a_comma_list_and_is_checked(tmp_path, catalogue):
+    with pytest.raises(SpecError, match="unknown status 'faild'; did you mean 'failed'"):
+        run_sweep(tiny_sweep(), tmp_path, catalogue=catalogue, retry=["faild"])
+    run_sweep(tiny_sweep(), tmp_path, catalogue=catalogue, retry="failed,crashed")
+
+
+def test_a_strategy_may_change_the_working_directory(tmp_path, monkeypatch):
+    class Wanders(ftbench.Strategy):
+        name = "wanders"
+
+        def prepare(self, model, source):
+            os.chdir("/")
+
+    monkeypatch.chdir(tmp_path)
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin([Wanders])})
+    run_sweep(tiny_sweep(strategies=("wanders",), seeds=(0, 1)), "out", catalogue=catalogue)
+    assert [r.status for r in read_records(tmp_path / "out")] == ["ok", "ok"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ftbench.cli.streams import take_any_text
+from ftbench.cli.streams import nowhere, take_any_text
 from ftbench.errors import FtbenchError
 
 app = typer.Typer(
@@ -27,14 +28,36 @@ def main() -> None:
     """Run the command line: exit 2 for a message to the user, 130 for an interrupt."""
     take_any_text()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    _let_torch_load()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # so that a full disk is said, not printed at exit
     except FtbenchError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(f"error: {error}", 2)
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+        _fail("interrupted", 130)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        sys.stdout = nowhere()  # what is left in the other would fail again at exit
+        _fail(f"error: cannot write the output: {error.strerror or error}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def _let_torch_load() -> None:
+    """Keep torch from looking for device plugins where a damaged distribution would end that."""
+    from importlib.metadata import entry_points
+
+    try:
+        entry_points(group="torch.backends")
+    except Exception:  # whatever the damage: `ftbench plugins` names what concerns ftbench
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 @app.command()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ftbench.plugins import Catalogue, load_catalogue
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 def show(*, as_json: bool) -> int:
@@ -48,10 +52,19 @@ def _as_dict(catalogue: Catalogue) -> dict[str, object]:
 def _options(value: object) -> dict[str, object]:
     """Return a component's options with their defaults; a format has none."""
     fields = getattr(getattr(value, "Options", None), "model_fields", {})
-    return {
-        name: "required" if field.is_required() else field.get_default(call_default_factory=True)
-        for name, field in fields.items()
-    }
+    return {name: _default(field) for name, field in fields.items()}
+
+
+def _default(field: FieldInfo) -> object:
+    if field.is_required():
+        return "required"
+    factory: Any = field.default_factory
+    if factory is None:
+        return field.default
+    try:
+        return factory()
+    except Exception:  # it fails, or wants the other values
+        return "computed"
 
 
 def _print(catalogue: Catalogue) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 import unicodedata
+from typing import TextIO
 
 HANDLER = "ftbench.plain"
 _PLAIN = {
@@ -41,10 +43,17 @@ def take_any_text() -> None:
     An ascii terminal shows ``91.0 +/- 2.5``; no character costs the text around it.
     """
     codecs.register_error(HANDLER, _plainly)
+    # A stream that is closed is None: what goes there is lost, and nothing else.
+    sys.stdout, sys.stderr = sys.stdout or nowhere(), sys.stderr or nowhere()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # a stream of a caller's own may have none
             reconfigure(errors=HANDLER)
+
+
+def nowhere() -> TextIO:
+    """Return a stream that takes text and keeps none."""
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:

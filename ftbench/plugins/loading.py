@@ -36,6 +36,8 @@ def load_catalogue(extra: Mapping[str, Any] | None = None) -> Catalogue:
     for owner, entry_point in _entry_points(errors):
         name = f"{owner.distribution}:{entry_point.name}"
         try:
+            if not entry_point.value:
+                raise PluginError("it names nothing; write the module, or module:object")
             owners[name] = owner
             _register(manager, entry_point.load(), name, owners, entry_point.value)
         # SystemExit too: a plugin must not end the program while it is imported.
@@ -148,7 +150,9 @@ def _gives_nothing(manager: pluggy.PluginManager, plugin: Any, target: str) -> s
         if issubclass(plugin, Component):
             hook = next((h for h, (_, base) in COMPONENT_HOOKS.items() if issubclass(plugin, base)))
             return f"{found}; return it from a function {hook}() marked @ftbench.hookimpl"
-        needs_self = [h for h in _HOOKS if inspect.isfunction(vars(plugin).get(h))]
+        # As the class has it, its bases' included: a plain function wants an instance.
+        found_in = {h: inspect.getattr_static(plugin, h, None) for h in _HOOKS}
+        needs_self = [h for h, value in found_in.items() if inspect.isfunction(value)]
         if needs_self:
             return f"{found}; name an instance of it, whose {needs_self[0]}() can be called"
     if manager.get_hookcallers(plugin):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ftbench import executors, ops, plugins, store
 from ftbench.config import SweepSpec, to_toml
-from ftbench.errors import StoreError
+from ftbench.errors import SpecError, StoreError
 from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
 from ftbench.run import resolve_device, run_one
 from ftbench.sweep.grid import check_test_set, expand
-from ftbench.sweep.plan import DEFAULT_RETRY, Plan, make_plan
+from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, make_plan
 
 _log = logging.getLogger("ftbench")
 
@@ -45,7 +45,7 @@ def run_sweep(
     spec: SweepSpec,
     out: str | Path,
     *,
-    retry: Iterable[Status] = DEFAULT_RETRY,
+    retry: Iterable[Status] | str = DEFAULT_RETRY,
     catalogue: Catalogue | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -56,7 +56,13 @@ def run_sweep(
     FtbenchError where nothing could start, StoreError where the directory is taken away. Derived
     files that cannot be written are a warning: the records have everything.
     """
-    catalogue = catalogue or plugins.load_catalogue()
+    if not isinstance(spec, SweepSpec):
+        raise SpecError(
+            f"run_sweep() wants an ftbench.SweepSpec, got {type(spec).__name__}; make one of it by "
+            "ftbench.SweepSpec(...) or ftbench.load_spec(path)"
+        )
+    retry = check_statuses(retry)
+    catalogue = plugins.load_catalogue() if catalogue is None else catalogue
     progress = progress or Progress()
     runs = expand(spec, catalogue)
     check_test_set(spec, catalogue)

@@ -47,15 +47,24 @@ def make_plan(
 
 def parse_statuses(text: str) -> tuple[Status, ...]:
     """Return the statuses of a comma list; ``none`` is the empty list."""
-    names = [part.strip() for part in text.split(",") if part.strip() and part.strip() != "none"]
-    known = [status for status in STATUSES if status != "ok"]
-    for name in names:
+    names = (part.strip() for part in text.split(","))
+    return _known_statuses(name for name in names if name and name != "none")
+
+
+def check_statuses(statuses: Iterable[str] | str) -> tuple[Status, ...]:
+    """Return the statuses to try again, of a comma list or one by one; SpecError for no status."""
+    return parse_statuses(statuses) if isinstance(statuses, str) else _known_statuses(statuses)
+
+
+def _known_statuses(names: Iterable[str]) -> tuple[Status, ...]:
+    found, known = tuple(names), [status for status in STATUSES if status != "ok"]
+    for name in found:
         if name not in known:
             raise SpecError(
                 f"--retry: unknown status '{name}'{did_you_mean(name, known)} "
                 f"(known: {', '.join(known)}, none)"
             )
-    return cast("tuple[Status, ...]", tuple(names))
+    return cast("tuple[Status, ...]", found)
 
 
 def describe(plan: Plan) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from ftbench import glyphs, subsets
 from ftbench.component import Options
@@ -40,12 +40,6 @@ class DigitsOptions(Options):
         description="stratified: 500 rows drawn class by class, every writer in pool and test; "
         "blocks: the first 516 rows of the file, four forms by other writers than the pool's",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs from before there was a choice keep their keys.
-        values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if value != "stratified"}
 
 
 class Digits(ClassificationTask):

@@ -1,6 +1,7 @@
 """No stream loses a table: what it cannot encode is written in plain letters."""
 
 import io
+import shlex
 import subprocess
 import sys
 
@@ -86,3 +87,28 @@ def test_names_are_printed_as_text(tmp_path):
     )
     assert done.returncode == 1
     assert "load error: odd 1[b], ftbench_strategies: X.name: the name 'x[red]' can" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full", 2)]
+)
+def test_a_stream_that_is_closed_or_full_is_no_traceback(results, redirect, code, tmp_path):
+    line = f"{shlex.join(COMMAND)} table {shlex.quote(str(results))} {redirect}"
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment_with(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("text", [b"[ftbench]\nx\n", b"[a]\n\xff = b\n"])
+def test_a_damaged_distribution_does_not_end_a_command_by_way_of_torch(tmp_path, text):
+    folder = distribution(tmp_path / "site", "damaged", entry_points={})
+    next(folder.glob("*.dist-info/entry_points.txt")).write_bytes(text)
+    done = subprocess.run(
+        [*COMMAND, "plugins"], env=environment_with(folder), capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
+    assert "strategy   full" in done.stdout.replace("strategy  full", "strategy   full")

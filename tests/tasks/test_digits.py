@@ -160,13 +160,6 @@ def test_the_two_splits_never_mix(by_blocks):
     assert one.options != other.options
 
 
-def test_the_default_split_keeps_the_keys_of_runs_before_there_was_a_choice():
-    for options in ({}, {"split": "stratified"}):
-        task = ftbench.load_catalogue().build("task", "digits", options)
-        assert ftbench.load_catalogue().identify(task).identity()["options"] == {}
-        assert task.label == "digits"
-
-
 def test_writers_of_the_pool_make_the_stratified_test_rows_easier(by_blocks):
     def nearest_neighbour_accuracy(task):
         pool, test = task.pool(), task.test()
