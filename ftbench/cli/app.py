@@ -28,7 +28,7 @@ def main() -> None:
     """Run the command line: exit 2 for a message to the user, 130 for an interrupt."""
     take_any_text()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    _let_torch_load()
+    _let_libraries_load()
     try:
         try:
             app()
@@ -50,14 +50,19 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _let_torch_load() -> None:
-    """Keep torch from looking for device plugins where a damaged distribution would end that."""
+def _let_libraries_load() -> None:
+    """Keep torch and pydantic from looking for plugins of their own where that would end them.
+
+    A damaged distribution, of whatever project, raises there; `ftbench plugins` names one that
+    concerns ftbench.
+    """
     from importlib.metadata import entry_points
 
     try:
         entry_points(group="torch.backends")
-    except Exception:  # whatever the damage: `ftbench plugins` names what concerns ftbench
+    except Exception:  # whatever the damage
         os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
 
 
 @app.command()
