@@ -50,7 +50,7 @@ class Recipe(Settings):
     """Optimizer, schedule, length, batch, regularisation, mixing and early stopping of a run."""
 
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum")
-    learning_rate: float = Field(1e-3, gt=0, description="of the backbone's stages, at its peak")
+    learning_rate: float = Field(3e-4, gt=0, description="of the backbone's stages, at its peak")
     head_rate_factor: float = Field(3.0, gt=0, description="the head's rate over the backbone's")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; read by sgd alone")
     weight_decay: float = Field(

@@ -20,7 +20,7 @@ from ftbench.task import Source
 class EWCOptions(StrategyOptions):
     """Options of ``ewc``."""
 
-    strength: float = Field(100.0, ge=0, description="λ")
+    strength: float = Field(10.0, ge=0, description="λ")
     samples: int = Field(1000, gt=0, description="source samples behind the Fisher")
     fisher: Literal["true", "empirical"] = Field(
         "true", description="labels drawn from the model's prediction, or the data set's own"

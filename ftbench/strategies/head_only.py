@@ -15,7 +15,7 @@ class HeadOnlyOptions(StrategyOptions):
     """Options of ``head-only``."""
 
     rate: float = Field(
-        10 / 3,
+        10.0,
         gt=0,
         description="factor on the recipe's head rate: a lone linear layer wants a larger one",
     )

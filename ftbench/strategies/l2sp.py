@@ -16,7 +16,7 @@ from ftbench.task import Source
 class L2SPOptions(StrategyOptions):
     """Options of ``l2sp``."""
 
-    alpha: float = Field(0.1, ge=0, description="strength of the pull to the pre-trained weights")
+    alpha: float = Field(0.01, ge=0, description="strength of the pull to the pre-trained weights")
     beta: float = Field(0.01, ge=0, description="strength of the head's pull to zero")
     biases_and_norms: bool = Field(
         True, description="whether biases and normalisation parameters are held as well"
