@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from ftbench import rng
 from ftbench.backbone import Model
 from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError
 from ftbench.evaluate import predict
-from ftbench.ops import MixPlan, QuadraticPenalty
+from ftbench.ops import QuadraticPenalty
 from ftbench.recipe import Recipe
 from ftbench.strategy import Strategy
 from ftbench.task import Batch, Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.freezing import Freezer
 from ftbench.train.leaves import LeafCheck
+from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, set_rates
 from ftbench.train.order import BatchOrder
@@ -28,15 +29,6 @@ from ftbench.train.statistics import Buffers, moving_modules
 from ftbench.train.stopwatch import Seconds, Stopwatch
 
 _CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
-
-
-class Loss(Protocol):
-    """The loss of a task: see :meth:`ftbench.task.Task.loss`."""
-
-    def __call__(
-        self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
-    ) -> Tensor:
-        """Return the 0-dim mean loss."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ def train(
     ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
     DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
     deadline; FtbenchError for a strategy under which nothing can train, or that depends on
-    parameters that no optimizer moves.
+    parameters that no optimizer moves, and for a loss that is no 0-dim tensor.
     """
     total_steps = recipe.total_steps(len(examples))
     steps = _Steps(model, examples, strategy, recipe, loss, seed)
@@ -95,7 +87,7 @@ def train(
             history.check()
         due = (step + 1) % recipe.validate_every == 0 or step + 1 == total_steps
         if stopping and validation and due:
-            validation_loss = _validation_loss(model, validation, loss)
+            validation_loss = _validation_loss(model, validation, steps.loss)
             steps.freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
@@ -134,7 +126,7 @@ class _Steps:
         loss: Loss,
         seed: int,
     ) -> None:
-        self._model, self._examples, self._loss = model, examples, loss
+        self._model, self._examples, self.loss = model, examples, CheckedLoss(loss)
         self._strategy, self._recipe, self._seed = strategy, recipe, seed
         self._total = recipe.total_steps(len(examples))
         self._order = BatchOrder(len(examples), recipe.batch_size, seed)
@@ -159,7 +151,7 @@ class _Steps:
             with rng.isolated(self._seed, "statistics"):
                 self.freezer.hold_statistics(moving_modules(self._model, batch.inputs))
             self._model.eval()
-        value = self._loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
+        value = self.loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
         if value.requires_grad:
             value.backward()
         self._model.zero_grad(set_to_none=True)
@@ -188,7 +180,7 @@ class _Steps:
         inputs, plan = self._mixer(batch.inputs, step)
         outputs = self._model(inputs, self.freezer.frozen_stages)
         smoothing = self._recipe.label_smoothing
-        task_loss = self._loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
+        task_loss = self.loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
         penalty = self._penalty()
         if self._look_is_due(step):
             self._leaves.look(task_loss, penalty)
