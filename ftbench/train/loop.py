@@ -72,6 +72,7 @@ def train(
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
     steps.warm_up()
+    steps.leaves.note_gradients()
     before = Buffers(model.stages.modules())
     if on_ready is not None:
         on_ready()
@@ -94,6 +95,7 @@ def train(
     history.check()  # waits for the device, so that the clock stops when the work does
     loop, moved = watch.read(), before.moved()
     steps.freezer.refuse_idleness()
+    steps.leaves.refuse_missed()
     if stopping:
         stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
@@ -134,7 +136,7 @@ class _Steps:
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
         self._mixer = BatchMixer(recipe, seed)
-        self._leaves = LeafCheck(self._optimizer, model, strategy, loss)
+        self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
         self.freezer.apply(0.0)
 
@@ -183,7 +185,7 @@ class _Steps:
         task_loss = self.loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
         penalty = self._penalty()
         if self._look_is_due(step):
-            self._leaves.look(task_loss, penalty)
+            self.leaves.look(task_loss, penalty)
         if isinstance(penalty, QuadraticPenalty):
             task_loss.backward()
             return task_loss.detach(), penalty.add_gradient_()
@@ -213,7 +215,7 @@ class _Steps:
         recipe, changed = self._recipe, self.freezer.now != self._looked_at
         self._looked_at = self.freezer.now
         validated = recipe.patience is not None and (step + 1) % recipe.validate_every == 0
-        return changed or validated or step + 1 == self._total or self._leaves.wants_another_look
+        return changed or validated or step + 1 == self._total or self.leaves.wants_another_look
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
