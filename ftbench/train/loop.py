@@ -25,7 +25,7 @@ from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, set_rates
 from ftbench.train.order import BatchOrder
-from ftbench.train.statistics import Buffers, moving_modules
+from ftbench.train.statistics import Buffers, Statistics, moving_modules
 from ftbench.train.stopwatch import Seconds, Stopwatch
 
 _CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
@@ -39,7 +39,7 @@ class TrainingLog:
     planned_steps: int
     loop: Seconds
     trainable_parameters: int  # scalars that trained at any time, at a rate above 0
-    norm_statistics: Literal["frozen", "update"]  # whether a buffer of the backbone moved
+    norm_statistics: Literal["frozen", "update"]  # whether one of the backbone moved
     final_loss: float | None  # of the last batch, without the penalty; None: nothing trained
     best_step: int | None = None  # early stopping alone
     validation_loss: float | None = None
@@ -73,7 +73,7 @@ def train(
 
     steps.warm_up()
     steps.leaves.note_gradients()
-    before = Buffers(model.stages.modules())
+    before = Statistics(model.stages.modules())
     if on_ready is not None:
         on_ready()
     watch, step = Stopwatch(), 0
