@@ -10,7 +10,7 @@ import os
 import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,15 +20,24 @@ import torch
 from torch import nn
 
 from ftbench import environment, ops, rng, scores, subsets
+from ftbench.answers import require
 from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
 from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError, SpecError
-from ftbench.evaluate import evaluate
+from ftbench.evaluate import checked_scores, evaluate
 from ftbench.memory import PeakMemory
 from ftbench.plugins import Catalogue
 from ftbench.recipe import Recipe
-from ftbench.records import RESERVED_SCORES, RunRecord, RunSpec, Status, labels_of, utc_now
+from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.strategy import Strategy
-from ftbench.task import ClassificationTask, Examples, Source, SourceTask, Task, require_rows
+from ftbench.task import (
+    ClassificationTask,
+    Examples,
+    Source,
+    SourceTask,
+    Task,
+    require_examples,
+    require_rows,
+)
 from ftbench.train import (
     Stopwatch,
     TrainingLog,
@@ -238,10 +247,9 @@ class _Run:
 
     def _scores(self, model: Model) -> tuple[dict[str, float], int]:
         """Return the scores on the test set and its number of rows: the one look at it."""
-        test = require_rows(self.task, "test()", self.task.test()).to(self.device)
+        test = require_rows(self.task, "test()", self.task.test(), "to").to(self.device)
         scored = evaluate(model, test, self.task.score)
-        _check_scores(self.task, scored)
-        return {name: float(value) for name, value in scored.items()}, len(test)
+        return checked_scores(self.task, scored), len(test)
 
     def _check_fingerprints(self) -> None:
         for part, expected in ((self.task, self.spec.task), (self.family, self.spec.backbone)):
@@ -252,7 +260,7 @@ class _Run:
                 )
 
     def _draw_budget(self) -> _Budget:
-        pool = self.task.pool()
+        pool = require_rows(self.task, "pool()", self.task.pool(), "subset")
         rows = subsets.draw(pool.strata, self.spec.size, self.spec.seed)
         chosen = pool.subset(rows)
         training, validation = chosen, None
@@ -267,15 +275,16 @@ class _Run:
 
     def _build_backbone(self) -> Backbone:
         with rng.isolated(self.spec.seed, "random weights"):
-            backbone = self.family.build(pretrained=self.strategy.pretrained)
-        check_declared(self.family.name, backbone)
-        return backbone
+            built = self.family.build(pretrained=self.strategy.pretrained)
+        return check_declared(self.family.name, built)
 
     def _build_model(self, backbone: Backbone) -> Model:
         head = self.task.head(
             backbone.features, dropout=self.recipe.head_dropout, seed=self.spec.seed
         )
-        return Model(backbone.stages, head).to(self.device)
+        what = f"task '{self.task.name}': head() returned"
+        module = require(head, nn.Module, what, "a torch.nn.Module")
+        return Model(backbone.stages, module).to(self.device)
 
     def _check_features(
         self, model: Model, width: int, source_head: nn.Module | None, budget: _Budget
@@ -296,6 +305,9 @@ class _Run:
     def _source_task(self, backbone: Backbone) -> SourceTask | None:
         """Return the source task where the backbone's source head was trained for it."""
         source = self.task.source()
+        if source is not None:
+            what = f"task '{self.task.name}': source() returned"
+            require(source, SourceTask, what, "an ftbench.SourceTask or None")
         fits = source is not None and source.name == self.family.source
         # Random weights keep nothing of a source, whatever head a backbone hands out with them.
         has_head = self.strategy.pretrained and backbone.source_head is not None
@@ -310,6 +322,7 @@ class _Run:
         """
         if source is None or head is None:
             return None
+        require_examples(self.task, "source().samples", source.samples, "subset")
         samples = source.samples.subset(np.arange(len(source.samples)))
         shared = {id(parameter): parameter for parameter in model.stages.parameters()}
         return Source(samples.to(self.device), copy.deepcopy(head, shared))
@@ -320,7 +333,7 @@ class _Run:
         if source is None or head is None:
             return None
         whole = nn.Sequential(*model.stages, head)
-        held_out = require_rows(self.task, "source().held_out", source.held_out)
+        held_out = require_rows(self.task, "source().held_out", source.held_out, "to")
         return evaluate(whole, held_out.to(self.device), scores.accuracy)
 
     def _protocol(
@@ -350,21 +363,6 @@ class _Run:
         """Wait for queued GPU work, so that the clock stops when the work does."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
-
-
-def _check_scores(task: Task, scored: object) -> None:
-    """Raise FtbenchError where score() did not return one number for each metric."""
-    found = list(scored) if isinstance(scored, Mapping) else None
-    declared = [metric.name for metric in task.metrics]
-    missing = [name for name in declared if found is None or name not in found]
-    taken = [name for name in found or () if name in RESERVED_SCORES]
-    if missing or taken:
-        said = repr(scored)[:60] if found is None else ", ".join(map(str, found)) or "nothing"
-        problem = f"lacks {missing[0]}" if missing else f"names the column {taken[0]}"
-        raise FtbenchError(
-            f"task '{task.name}': score() returned {said}, which {problem}; expected a number for "
-            f"each of its metrics: {', '.join(declared)}"
-        )
 
 
 def _refuse_nonfinite(results: dict[str, float]) -> None:

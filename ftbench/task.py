@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ftbench import rng, scores
+from ftbench.answers import described
 from ftbench.component import Component
 from ftbench.errors import SpecError
 from ftbench.ops import MixPlan, mixed_cross_entropy
@@ -226,7 +227,10 @@ def pool_strata(task: Task) -> npt.NDArray[np.int64]:
     if isinstance(pool, TensorExamples) and isinstance(pool.targets, Tensor):
         whole = not (pool.targets.is_floating_point() or pool.targets.is_complex())
         _check_shape(task, "pool() has targets", pool.targets, len(pool), whole=whole)
-    strata = np.asarray(pool.strata)
+    given = getattr(pool, "strata", None)
+    if given is None:
+        raise _no_examples(task, "pool()", pool, "strata")
+    strata = np.asarray(given)
     whole = np.issubdtype(strata.dtype, np.integer)
     _check_shape(task, "pool() has strata", strata, len(pool), whole=whole)
     if isinstance(pool, TensorExamples) and type(task).loss is ClassificationTask.loss:
@@ -234,14 +238,30 @@ def pool_strata(task: Task) -> npt.NDArray[np.int64]:
     return strata
 
 
-def require_rows(task: Task, role: str, examples: Examples) -> Examples:
-    """Return ``examples``; SpecError where they are none."""
+def require_rows(task: Task, role: str, examples: Examples, member: str = "__len__") -> Examples:
+    """Return ``examples``; SpecError where they hold no rows or lack ``member``."""
+    require_examples(task, role, examples, member)
     if not len(examples):
         raise SpecError(
             f"task '{task.name}': {role} holds no rows; it must return at least one, so look at "
             "what the task reads and selects"
         )
     return examples
+
+
+def require_examples(task: Task, role: str, examples: object, member: str) -> None:
+    """Raise SpecError where ``examples`` lack a length, or the ``member`` that is used next."""
+    for needed in ("__len__", member):
+        if not hasattr(examples, needed):
+            raise _no_examples(task, role, examples, needed)
+
+
+def _no_examples(task: Task, role: str, found: object, lacking: str) -> SpecError:
+    verb = "returned" if role.endswith("()") else "is"
+    return SpecError(
+        f"task '{task.name}': {role} {verb} {described(found)}, which has no {lacking}; expected "
+        "examples such as ftbench.TensorExamples"
+    )
 
 
 _ONE_HOT = "; one-hot or soft labels become classes by .argmax(dim=1)"
@@ -286,24 +306,18 @@ def _check_range(task: Task, what: str, labels: Tensor, classes: int | None) -> 
 def _check_predictions(task: Task, logits: Any, labels: Any) -> None:
     if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.is_floating_point()):
         raise SpecError(
-            f"task '{task.name}': the head returned {_described(logits)}; expected logits (N, K)"
+            f"task '{task.name}': the head returned {described(logits)}; expected logits (N, K)"
         )
     if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.dim() == 1):
         hint = _ONE_HOT if isinstance(labels, Tensor) and labels.dim() == 2 else ""
         raise SpecError(
-            f"task '{task.name}': labels are {_described(labels)}; expected (N,) torch.int64, one "
+            f"task '{task.name}': labels are {described(labels)}; expected (N,) torch.int64, one "
             f"class a row{hint}"
         )
     if len(labels) != len(logits):
         raise SpecError(
             f"task '{task.name}': there are {len(labels)} labels for {len(logits)} rows of inputs"
         )
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    return f"a {type(value).__name__}"
 
 
 def data_fingerprint(*arrays: npt.NDArray[Any]) -> str:

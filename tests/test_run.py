@@ -155,7 +155,7 @@ def test_a_huge_learning_rate_is_a_diverged_run_that_names_the_step(tiny_run):
 def test_a_score_that_is_no_finite_number_is_a_diverged_run(tiny, tiny_run, value):
     class Scored(tiny.Task):
         def score(self, outputs, targets):
-            return {"accuracy": 0.5, "odd": value}
+            return {**super().score(outputs, targets), "odd": value}
 
     record = tiny_run(task=Scored)
     assert (record.status, record.message) == ("diverged", f"the score odd is {value}")
@@ -165,7 +165,7 @@ def test_a_score_that_is_no_finite_number_is_a_diverged_run(tiny, tiny_run, valu
 def test_scores_of_any_numeric_type_can_be_stored(tiny, tiny_run, kind):
     class Scored(tiny.Task):
         def score(self, outputs, targets):
-            return {"accuracy": kind(1)}
+            return {**super().score(outputs, targets), "accuracy": kind(1)}
 
     record = tiny_run(task=Scored)
     assert record.status == "ok"

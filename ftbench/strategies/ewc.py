@@ -41,6 +41,11 @@ class EWC(Strategy):
                 "ewc needs a source task: this task and backbone share none; "
                 "l2sp holds weights back without one"
             )
+        if not len(source.samples):
+            raise SpecError(
+                "ewc needs source samples: the task's source().samples holds no rows; "
+                "l2sp holds weights back without any"
+            )
         rows = np.arange(min(self.options.samples, len(source.samples)))
         batch = source.samples.batch(rows)
         pretrained = nn.Sequential(*model.stages, source.head)

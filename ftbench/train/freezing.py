@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ftbench.answers import require_flag
 from ftbench.backbone import NORMS, Model, Part, Stage
 from ftbench.errors import FtbenchError
 from ftbench.strategy import Strategy
-from ftbench.train.answers import require_flag
 
 
 class Freezer:

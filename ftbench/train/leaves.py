@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ftbench.backbone import Model
 from ftbench.errors import FtbenchError
@@ -24,7 +25,8 @@ class LeafCheck:
 
     A plain tensor that no attribute leads to may have been made for one step, to differentiate by;
     it is refused where the next look meets it again. :attr:`wants_another_look` says that there is
-    one.
+    one. What the steps between two looks depend on shows in the gradients that they left: see
+    :meth:`refuse_missed`.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class LeafCheck:
         self._model, self._strategy = model, strategy
         self._task = getattr(loss, "__self__", None)  # a task's loss is its method
         self._suspects: list[Tensor] = []
+        self._before = WeakIdKeyDictionary()  # what is dropped in training is not kept by this
 
     @property
     def wants_another_look(self) -> bool:
@@ -53,6 +56,39 @@ class LeafCheck:
                 found.append(f"{name} of shape {tuple(leaf.shape)}")
             elif not seen_before:  # a second look decides; a third would follow for ever
                 self._suspects.append(leaf)
+        self._refuse(found)
+
+    def note_gradients(self) -> None:
+        """Note the leaves outside the optimizer as they are before the first step."""
+        for leaf, _ in self._outside():
+            self._before[leaf] = (_norm(leaf), _gradient(leaf))
+
+    def refuse_missed(self) -> None:
+        """Raise FtbenchError naming the leaves that took a gradient in training and never moved.
+
+        Nothing but the optimizer clears gradients, so one look after the last step will do. What
+        did move has an optimizer of its own. A tensor that is new and no parameter may have been
+        made to differentiate by.
+        """
+        found = []
+        for leaf, name in self._outside():
+            norm, gradient = self._before.get(leaf, (None, None))
+            if _gradient(leaf) in (None, gradient):
+                continue
+            untouched = isinstance(leaf, nn.Parameter) and leaf._version == 0
+            if untouched if norm is None else norm == _norm(leaf):
+                found.append(f"{name} of shape {tuple(leaf.shape)}")
+        self._refuse(found)
+
+    def _outside(self) -> Iterator[tuple[Tensor, str]]:
+        """Yield the trainable leaves outside the optimizer that attributes lead to, and names."""
+        seen = set(self._trained)
+        for path, tensor in self._reachable():
+            if tensor.is_leaf and tensor.requires_grad and tensor not in seen:
+                seen.add(tensor)
+                yield tensor, path
+
+    def _refuse(self, found: list[str]) -> None:
         if found:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise FtbenchError(
@@ -65,12 +101,26 @@ class LeafCheck:
     def _names(self, leaves: Iterable[Tensor]) -> dict[int, str]:
         wanted = {id(leaf) for leaf in leaves}
         names: dict[int, str] = {}
+        for path, tensor in self._reachable():
+            if id(tensor) in wanted:
+                names.setdefault(id(tensor), path)
+        return names
+
+    def _reachable(self) -> Iterator[tuple[str, Tensor]]:
         owners = {"model": self._model, "self": self._strategy, "task": self._task}
         for owner, root in owners.items():
-            for path, tensor in _tensors_in(root, owner):
-                if id(tensor) in wanted:
-                    names.setdefault(id(tensor), path)
-        return names
+            yield from _tensors_in(root, owner)
+
+
+def _norm(leaf: Tensor) -> float:
+    """Return a number that changes where a value does; versions miss what fused steps move."""
+    value = leaf.detach().abs()
+    return float(torch.linalg.vector_norm(value, dtype=torch.float64))
+
+
+def _gradient(leaf: Tensor) -> tuple[int, int] | None:
+    """Return what tells a gradient from another, or from the same after something was added."""
+    return None if leaf.grad is None else (id(leaf.grad), leaf.grad._version)
 
 
 def _leaves(results: Iterable[Tensor | QuadraticPenalty | None]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,29 +14,21 @@ from ftbench import rng
 from ftbench.backbone import Model
 from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError
 from ftbench.evaluate import predict
-from ftbench.ops import MixPlan, QuadraticPenalty
+from ftbench.ops import QuadraticPenalty
 from ftbench.recipe import Recipe
 from ftbench.strategy import Strategy
 from ftbench.task import Batch, Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.freezing import Freezer
 from ftbench.train.leaves import LeafCheck
+from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, set_rates
 from ftbench.train.order import BatchOrder
-from ftbench.train.statistics import Buffers, moving_modules
+from ftbench.train.statistics import Buffers, Statistics, moving_modules
 from ftbench.train.stopwatch import Seconds, Stopwatch
 
 _CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
-
-
-class Loss(Protocol):
-    """The loss of a task: see :meth:`ftbench.task.Task.loss`."""
-
-    def __call__(
-        self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
-    ) -> Tensor:
-        """Return the 0-dim mean loss."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class TrainingLog:
     planned_steps: int
     loop: Seconds
     trainable_parameters: int  # scalars that trained at any time, at a rate above 0
-    norm_statistics: Literal["frozen", "update"]  # whether a buffer of the backbone moved
+    norm_statistics: Literal["frozen", "update"]  # whether one of the backbone moved
     final_loss: float | None  # of the last batch, without the penalty; None: nothing trained
     best_step: int | None = None  # early stopping alone
     validation_loss: float | None = None
@@ -72,7 +64,7 @@ def train(
     ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
     DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
     deadline; FtbenchError for a strategy under which nothing can train, or that depends on
-    parameters that no optimizer moves.
+    parameters that no optimizer moves, and for a loss that is no 0-dim tensor.
     """
     total_steps = recipe.total_steps(len(examples))
     steps = _Steps(model, examples, strategy, recipe, loss, seed)
@@ -80,7 +72,8 @@ def train(
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
     steps.warm_up()
-    before = Buffers(model.stages.modules())
+    steps.leaves.note_gradients()
+    before = Statistics(model.stages.modules())
     if on_ready is not None:
         on_ready()
     watch, step = Stopwatch(), 0
@@ -95,13 +88,14 @@ def train(
             history.check()
         due = (step + 1) % recipe.validate_every == 0 or step + 1 == total_steps
         if stopping and validation and due:
-            validation_loss = _validation_loss(model, validation, loss)
+            validation_loss = _validation_loss(model, validation, steps.loss)
             steps.freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
     history.check()  # waits for the device, so that the clock stops when the work does
     loop, moved = watch.read(), before.moved()
     steps.freezer.refuse_idleness()
+    steps.leaves.refuse_missed()
     if stopping:
         stopping.restore(model)  # DivergedError where no validation loss was finite
     _check_weights(model, strategy)
@@ -134,7 +128,7 @@ class _Steps:
         loss: Loss,
         seed: int,
     ) -> None:
-        self._model, self._examples, self._loss = model, examples, loss
+        self._model, self._examples, self.loss = model, examples, CheckedLoss(loss)
         self._strategy, self._recipe, self._seed = strategy, recipe, seed
         self._total = recipe.total_steps(len(examples))
         self._order = BatchOrder(len(examples), recipe.batch_size, seed)
@@ -142,7 +136,7 @@ class _Steps:
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
         self._mixer = BatchMixer(recipe, seed)
-        self._leaves = LeafCheck(self._optimizer, model, strategy, loss)
+        self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
         self.freezer.apply(0.0)
 
@@ -159,7 +153,7 @@ class _Steps:
             with rng.isolated(self._seed, "statistics"):
                 self.freezer.hold_statistics(moving_modules(self._model, batch.inputs))
             self._model.eval()
-        value = self._loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
+        value = self.loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
         if value.requires_grad:
             value.backward()
         self._model.zero_grad(set_to_none=True)
@@ -188,10 +182,10 @@ class _Steps:
         inputs, plan = self._mixer(batch.inputs, step)
         outputs = self._model(inputs, self.freezer.frozen_stages)
         smoothing = self._recipe.label_smoothing
-        task_loss = self._loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
+        task_loss = self.loss(outputs, batch.targets, plan=plan, smoothing=smoothing)
         penalty = self._penalty()
         if self._look_is_due(step):
-            self._leaves.look(task_loss, penalty)
+            self.leaves.look(task_loss, penalty)
         if isinstance(penalty, QuadraticPenalty):
             task_loss.backward()
             return task_loss.detach(), penalty.add_gradient_()
@@ -221,7 +215,7 @@ class _Steps:
         recipe, changed = self._recipe, self.freezer.now != self._looked_at
         self._looked_at = self.freezer.now
         validated = recipe.patience is not None and (step + 1) % recipe.validate_every == 0
-        return changed or validated or step + 1 == self._total or self._leaves.wants_another_look
+        return changed or validated or step + 1 == self._total or self.leaves.wants_another_look
 
 
 def _clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ftbench.answers import require_flag
 from ftbench.backbone import Model, Stage, undecayed_parameters
 from ftbench.errors import FtbenchError
 from ftbench.recipe import Recipe
 from ftbench.strategy import Strategy
-from ftbench.train.answers import require_flag
 from ftbench.train.schedule import schedule_factor
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ftbench.answers import refusal, require
 from ftbench.backbone import Backbone, Model
 from ftbench.errors import FtbenchError
 from ftbench.train.statistics import untouched
 
+_STAGES = "a list of stages, each a pair of a name and a torch.nn.Module"
 
-def check_declared(name: str, backbone: Backbone) -> None:
-    """Raise FtbenchError where a backbone declares no stage, or a width that is none."""
+
+def check_declared(name: str, built: object) -> Backbone:
+    """Return what build() returned, its stages in a list.
+
+    FtbenchError where it is no Backbone, or declares no stage, stages or a source head that are no
+    modules, or a width that is none.
+    """
+    backbone = require(
+        built, Backbone, f"backbone '{name}': build() returned", "an ftbench.Backbone"
+    )
+    backbone = replace(backbone, stages=_stages(name, backbone.stages))
+    if backbone.source_head is not None:
+        what = f"backbone '{name}': source_head is"
+        require(backbone.source_head, nn.Module, what, "a torch.nn.Module or None")
     if not backbone.stages:
         raise FtbenchError(f"backbone '{name}' has no stages; build() must return at least one")
     width: object = backbone.features
@@ -24,6 +40,20 @@ def check_declared(name: str, backbone: Backbone) -> None:
             f"backbone '{name}' declares features={width!r}; expected the width of its last "
             "stage's output, a whole number of at least 1"
         )
+    return backbone
+
+
+def _stages(name: str, stages: object) -> list[tuple[str, nn.Module]]:
+    if isinstance(stages, Mapping) or not isinstance(stages, Iterable):
+        raise refusal(stages, f"backbone '{name}': stages is", _STAGES)
+    found = list(stages)  # a generator gives them once
+    for index, item in enumerate(found):
+        if not (isinstance(item, tuple | list) and len(item) == 2):
+            raise refusal(item, f"backbone '{name}': stages[{index}] is", _STAGES)
+        require(item[0], str, f"backbone '{name}': the name of stages[{index}] is", "a string")
+        what = f"backbone '{name}': the module of stages[{index}] is"
+        require(item[1], nn.Module, what, "a torch.nn.Module")
+    return found
 
 
 @torch.no_grad()

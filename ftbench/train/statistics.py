@@ -26,7 +26,15 @@ class Buffers:
 
     def moved(self) -> set[nn.Module]:
         """Return the modules whose own buffers have other values, or other names, than then."""
-        return {module for module, kept in self._kept.items() if not _unmoved(module, kept)}
+        return {module for module, kept in self._kept.items() if any(_moves(module, kept))}
+
+    def moved_statistics(self) -> set[nn.Module]:
+        """Return those of which more has moved than counters, which hold whole numbers."""
+        return {
+            module
+            for module, kept in self._kept.items()
+            if not all(_is_counter(tensor) for pair in _moves(module, kept) for tensor in pair)
+        }
 
     def restore(self) -> None:
         """Put values and tensors back, so that whoever holds one of the tensors sees it too."""
@@ -39,11 +47,36 @@ class Buffers:
                     module._buffers[name] = restored
 
 
+class Statistics:
+    """What may be statistics of some modules: their buffers, and tensors that are attributes.
+
+    Tensors that a pass makes anew are none: they take a gradient, or come from inference mode.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        modules = list(modules)
+        self._buffers = Buffers(modules)
+        self._attributes = {
+            module: {
+                name: None if _is_recomputed(tensor) else tensor.clone()
+                for name, tensor in _attributes(module).items()
+            }
+            for module in modules
+        }
+
+    def moved(self) -> set[nn.Module]:
+        """Return the modules of which one has another value than then, or is new."""
+        attributes = self._attributes.items()
+        return self._buffers.moved() | {m for m, kept in attributes if _attribute_moved(m, kept)}
+
+
 @torch.no_grad()
 def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
-    """Return the backbone's modules whose own buffers a forward pass in train mode moves.
+    """Return the backbone's modules whose own statistics a forward pass in train mode moves.
 
-    Torch's norms are not among them, nor asked: they are known. The pass leaves no trace on the
+    Statistics are buffers of other than whole numbers: holding a module for a counter's sake would
+    switch off what else it does in train mode. Torch's norms are not among them, nor asked: they
+    are known. The pass leaves no trace on the
     model; generators are the caller's to isolate.
     """
     modules = list(model.stages.modules())
@@ -60,7 +93,7 @@ def moving_modules(model: Model, inputs: Any) -> frozenset[nn.Module]:
         # With gradients on, as there: a module may heed that as well.
         with contextlib.suppress(Exception), torch.enable_grad():
             model.features(_pytree.tree_map_only(Tensor, torch.clone, inputs))
-        return frozenset(buffers.moved())
+        return frozenset(buffers.moved_statistics())
 
 
 @contextlib.contextmanager
@@ -108,10 +141,33 @@ def _copies(tensors: Mapping[str, Tensor | None]) -> _Copies:
     }
 
 
-def _unmoved(module: nn.Module, kept: _Copies) -> bool:
-    return set(module._buffers.keys()) == kept.keys() and all(
-        _same(module._buffers[name], value) for name, (_, value) in kept.items()
+def _moves(module: nn.Module, kept: _Copies) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """Yield, as it was and as it is, each buffer that has another value or name than then."""
+    for name in kept.keys() | module._buffers.keys():
+        then, now = kept.get(name, (None, None))[1], module._buffers.get(name)
+        if not _same(now, then):
+            yield then, now
+
+
+def _is_counter(tensor: Tensor | None) -> bool:
+    return tensor is None or not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _attributes(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def _attribute_moved(module: nn.Module, kept: Mapping[str, Tensor | None]) -> bool:
+    return any(
+        not (_is_recomputed(tensor) or _same(tensor, kept.get(name)))
+        for name, tensor in _attributes(module).items()
+        if name not in kept or kept[name] is not None
     )
+
+
+def _is_recomputed(tensor: Tensor) -> bool:
+    """Return whether a pass makes it anew, as torch's old weight norms make their weights."""
+    return tensor.requires_grad or tensor.is_inference()
 
 
 def _same(now: Tensor | None, then: Tensor | None) -> bool:

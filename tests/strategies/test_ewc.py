@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,3 +144,16 @@ def test_letters_are_kept_better_than_by_full_fine_tuning(tmp_path):
     assert results.loc["full", "source_accuracy_before"] > 0.9
     assert kept["ewc"] > kept["full"] + 0.1
     assert results.loc["ewc", "accuracy"] > results.loc["full", "accuracy"] - 0.1
+
+
+def test_a_source_without_samples_is_an_error_that_names_it(tiny, tiny_run):
+    class Forgets(tiny.Task):
+        def source(self):
+            source = super().source()
+            none = source.samples.subset(np.arange(0))
+            return ftbench.SourceTask(source.name, none, source.held_out)
+
+    record = tiny_run("ewc", task=Forgets)
+    assert record.status == "failed"
+    assert record.message.startswith("ewc needs source samples: the task's source().samples holds")
+    assert not record.traceback

@@ -276,3 +276,84 @@ def test_a_run_whose_penalty_has_a_parameter_of_its_own_fails_with_that_message(
     record = tiny_run(Gated)
     assert record.status == "failed"
     assert record.message.startswith("strategy 'gated': no optimizer moves self.gate of shape ()")
+
+
+def in_steps(*steps):
+    """Return a penalty that depends on ``self.gate`` in those steps alone, counted from 1."""
+    return lambda strategy, model: strategy.gate.sum() if strategy.count in steps else None
+
+
+def set_gate(strategy, model):
+    strategy.gate = gate()
+
+
+@pytest.mark.parametrize("steps", [(3, 4, 5), (4,)])
+def test_a_parameter_that_the_middle_steps_depend_on_is_named(fit, steps):
+    with pytest.raises(FtbenchError, match=rf"no optimizer moves self\.gate of shape .*{ADVICE}"):
+        fit(Penalized(set_gate, in_steps(*steps)), steps=8)
+
+
+def test_one_that_a_quadratic_penalty_pulls_on_in_the_middle_is_named(fit):
+    def penalty(strategy, model):
+        pulls = strategy.count == 3
+        return ftbench.QuadraticPenalty([strategy.gate], [None], [1.0]) if pulls else None
+
+    with pytest.raises(FtbenchError, match=r"no optimizer moves self\.gate of shape \(3,\)"):
+        fit(Penalized(set_gate, penalty), steps=8)
+
+
+def test_one_that_is_made_in_the_middle_is_named(fit):
+    def penalty(strategy, model):
+        if strategy.count == 3:
+            set_gate(strategy, model)
+        return strategy.gate.sum() if strategy.count in (3, 4) else None
+
+    with pytest.raises(FtbenchError, match=r"no optimizer moves self\.gate of shape \(3,\)"):
+        fit(Penalized(set_gate, penalty), steps=8)
+
+
+def test_the_tasks_own_parameter_in_the_middle_steps_is_named(fit, tiny):
+    class Tempered(tiny.Task):
+        def __init__(self):
+            super().__init__()
+            self.temperature, self.count = nn.Parameter(torch.ones(())), 0
+
+        def loss(self, outputs, targets, **options):
+            self.count += 1
+            scale = self.temperature if self.count == 4 else 1.0
+            return super().loss(outputs / scale, targets, **options)
+
+    with pytest.raises(FtbenchError, match=r"no optimizer moves task\.temperature of shape \(\)"):
+        fit(Full(), task=Tempered(), steps=8)
+
+
+def test_a_gradient_that_prepare_left_is_none_of_the_steps(fit):
+    def setup(strategy, model):
+        strategy.reference = copy.deepcopy(model)
+        strategy.reference(torch.ones(2, 1, 8, 8)).sum().backward()
+
+    fit(Penalized(setup, lambda s, m: None))
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_what_a_strategy_trains_by_an_optimizer_of_its_own_is_not_missed(fit, lazily):
+    def setup(strategy, model):
+        strategy.critic = nn.Linear(8, 1)
+        strategy.optimizer = torch.optim.AdamW(strategy.critic.parameters(), fused=True)
+
+    def penalty(strategy, model):
+        if not hasattr(strategy, "critic"):
+            setup(strategy, model)
+        strategy.optimizer.zero_grad()
+        strategy.critic(model.head.weight.detach()).sum().backward()
+        strategy.optimizer.step()
+
+    fit(Penalized((lambda s, m: None) if lazily else setup, penalty))
+
+
+def test_a_tensor_kept_for_one_step_to_differentiate_by_is_not_missed(fit):
+    def penalty(strategy, model):
+        strategy.delta = torch.zeros(3, requires_grad=True)
+        (model.head.bias.detach() * strategy.delta).sum().backward()
+
+    fit(Penalized(lambda s, m: None, penalty))

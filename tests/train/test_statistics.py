@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import ftbench
@@ -122,6 +123,52 @@ class FromTheThirdBatchOn(HandNorm):
         return self.dropout(x - self.running[:, None, None])
 
 
+class Counts(nn.Module):
+    """Counts its batches in whole numbers, and drops by a function."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("batches", torch.tensor(0))
+        self.register_buffer("ready", torch.tensor(False))
+        self.dropped = []
+
+    def forward(self, x):
+        if self.training:
+            self.batches += 1
+            self.ready.fill_(True)
+        out = F.dropout(x, 0.5, self.training)
+        self.dropped.append(not torch.equal(out, x))
+        return out
+
+
+class Attribute(HandNorm):
+    """Keeps its mean as a plain attribute."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        del self.running
+        self.running = torch.zeros(channels)
+
+
+class LazyAttribute(nn.Module):
+    """Has no mean before the first batch in train mode."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.running = None
+
+    def forward(self, x):
+        if self.training:
+            self.running = x.mean(dim=(0, 2, 3)).detach()
+        return x if self.running is None else x - self.running[:, None, None]
+
+
+def old_weight_norm(channels):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Conv2d(channels, channels, 1))
+
+
 def stages_with(make):
     torch.manual_seed(0)
     return [
@@ -203,6 +250,36 @@ def test_a_frozen_stage_keeps_its_statistics_when_they_are_to_update(fit, model_
 def test_statistics_that_moved_all_the_same_are_said_to(fit, model_with, make):
     model = model_with(make)
     assert fit(model).norm_statistics == "update"
+
+
+@pytest.mark.parametrize("make", [Attribute, LazyAttribute])
+def test_a_mean_that_is_a_plain_attribute_is_said_to_have_moved(fit, model_with, make):
+    class TopOnly(ftbench.Strategy):
+        name = "top-only"
+
+        def trains(self, stage, progress):
+            return stage.index > 0
+
+    assert fit(model_with(make)).norm_statistics == "update"
+    assert fit(model_with(make), TopOnly()).norm_statistics == "frozen"
+
+
+def test_weights_that_a_pass_makes_anew_are_no_statistics(tiny, tiny_run, fit, model_with):
+    assert fit(model_with(old_weight_norm)).norm_statistics == "frozen"
+    record = tiny_run(
+        "progressive", backbone=net_with(tiny, old_weight_norm),
+        size=30, steps=12, patience=2, validate_every=2,
+    )  # fmt: skip
+    assert (record.status, record.protocol["norm_statistics"]) == ("ok", "frozen")
+
+
+def test_a_module_that_only_counts_stays_in_train_mode_and_the_record_says_so(fit, model_with):
+    model = model_with(Counts)
+    log = fit(model)
+    counts = model.stages[0][1]
+    assert counts.dropped[-4:] == [True] * 4
+    assert int(counts.batches) == 4
+    assert log.norm_statistics == "update"
 
 
 def test_the_warm_up_moves_nothing_even_in_a_module_that_heeds_no_mode(fit, model_with):
