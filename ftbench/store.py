@@ -9,7 +9,6 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,6 @@ def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
         if record.status == "ok" or chosen.get(record.key, record).status != "ok":
             chosen[record.key] = record
     return chosen
-
-
-@dataclass(frozen=True)
-class _Running:
-    """The run in progress, left behind where the process died with it."""
-
-    spec_key: str
-    identity: dict[str, Any]
-    labels: dict[str, str]
-    started_at: str
 
 
 class Store:
@@ -317,31 +306,40 @@ class Store:
         _log.warning("%s: a torn last line was set aside in %s", self._path, TORN)
 
     def _record_crash(self) -> None:
-        for path, running in self._interrupted():
-            self.append(
-                RunRecord(
-                    key=running.spec_key,
-                    status="crashed",
-                    message="the process ended during this run",
-                    identity=running.identity,
-                    labels=running.labels,
-                    started_at=running.started_at,
-                )
-            )
+        for path, record in self._interrupted():
+            self.append(record)
             path.unlink(missing_ok=True)
 
-    def _interrupted(self) -> Iterator[tuple[Path, _Running]]:
+    def _interrupted(self) -> Iterator[tuple[Path, RunRecord]]:
+        """Yield each run in progress with its note; what tells of no run is removed."""
         finished = {r.key: r.started_at for r in self._records}
         for path in sorted(self.directory.glob(f"{_RUNNING}-*")):
-            try:
-                running = _Running(**json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError):
-                path.unlink()  # died while writing the note
-                continue
-            if finished.get(running.spec_key, "") >= running.started_at:
-                path.unlink()  # died between the record and the note's removal
+            if not path.is_file():
+                continue  # no sweep's
+            record = _crashed(path)
+            if record is not None and finished.get(record.key, "") < record.started_at:
+                yield path, record
             else:
-                yield path, running
+                path.unlink()  # died while writing it, or between the record and its removal
+
+
+def _crashed(path: Path) -> RunRecord | None:
+    """Return the record of a run that a note says was in progress; None where it says none."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        values = {
+            "schema": SCHEMA,
+            "key": note["spec_key"],
+            "status": "crashed",
+            "message": "the process ended during this run",
+            **{name: note[name] for name in ("identity", "labels", "started_at")},
+        }
+        found = _parse(json.dumps(values, allow_nan=False).encode(), str(path))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if isinstance(found, RunRecord) and path.name == f"{_RUNNING}-{found.key[:16]}":
+        return found
+    return None  # its name, by which it is removed, is another run's
 
 
 def _place(path: Path) -> tuple[int, int] | None:
