@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +34,33 @@ RESERVED_SCORES = frozenset(
 )
 """Columns of the results that no score of a task may be named like."""
 RESERVED_PREFIXES = ("recipe_", "env_", "_")
+
+
+def is_taken(name: str) -> bool:
+    """Return whether the results have a column of that name, so that no metric may."""
+    return name in RESERVED_SCORES or name.startswith(RESERVED_PREFIXES)
+
+
+METRIC_COSTS = ("", "measured", "counted")  # what ftbench.Metric's cost may be
+
+
+def _is(*kinds: type) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
+METRIC_FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "name": (_is(str), "a string"),
+    "title": (_is(str), "a string"),
+    "higher_is_better": (_is(bool, type(None)), "True, False or None"),
+    "percent": (_is(bool), "True or False"),
+    "rows": (_is(str), "the name of a column that counts rows"),
+    "scored_on": (_is(str), "the name of a column that counts rows"),
+    "cost": (
+        lambda value: isinstance(value, str) and value in METRIC_COSTS,
+        f"one of {', '.join(map(repr, METRIC_COSTS))}",
+    ),
+}
+"""By field of an ftbench.Metric: whether tables can read a value of it, and what they expect."""
 
 Status = Literal["ok", "failed", "diverged", "out-of-memory", "timeout", "crashed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -165,9 +193,31 @@ def _record_problems(record: RunRecord) -> Iterator[str]:
         if cost is not None:
             yield from _unless(cost, float, f"costs.{name}")
     metrics = record.metrics if isinstance(record.metrics, list) else [None]
-    for metric in metrics:
-        if not isinstance(metric, dict) or not metric.keys() >= {"name", "title"}:
-            yield "metrics is no list of mappings with name and title"
+    for index, metric in enumerate(metrics):
+        yield from _metric_problems(metric, f"metrics[{index}]")
+    yield from _infinities(record.identity, "identity")
+
+
+def _metric_problems(metric: object, name: str) -> Iterator[str]:
+    """Yield what keeps a table from reading a metric; what it holds besides is left out there."""
+    if not isinstance(metric, dict) or not metric.keys() >= {"name", "title"}:
+        yield "metrics is no list of mappings with name and title"
+        return
+    for member, (fits, expected) in METRIC_FIELDS.items():
+        if member in metric and not fits(metric[member]):
+            yield f"{name}.{member} is {_shown(metric[member])}, not {expected}"
+        elif member == "name" and is_taken(metric["name"]):
+            yield f"{name}.name is {_shown(metric['name'])}, the name of another column"
+
+
+def _infinities(value: object, name: str) -> Iterator[str]:
+    """Yield the numbers of an identity that are not finite: no condition has a hash with them."""
+    if isinstance(value, float):
+        yield from _unless(value, float, name)
+    elif isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for inner, held in items:
+            yield from _infinities(held, f"{name}.{inner}")
 
 
 def _identity_problems(identity: Mapping[str, Any]) -> Iterator[str]:
@@ -188,16 +238,26 @@ def _identity_problems(identity: Mapping[str, Any]) -> Iterator[str]:
 _NOUNS = {str: "text", int: "a whole number", float: "a number"}
 
 
+def _shown(value: object) -> str:
+    return "missing" if value is None else repr(value)[:80]
+
+
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)  # or NaN
+
+
 def _unless(value: object, kind: type, name: str) -> Sequence[str]:
     """Return that a field is not of its kind, where it is not."""
-    if type(value) is kind and kind is not int:
+    if type(value) is kind and kind is not int and not _is_infinite(value):
         return ()  # nearly always, and there are dozens a record
     wanted = int | float if kind is float else kind
     fits = isinstance(value, wanted) and not isinstance(value, bool)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         fits = False  # no table has a column for it
-    shown = "missing" if value is None else repr(value)[:80]
-    return () if fits else (f"{name} is {shown}, not {_NOUNS.get(kind, 'a mapping')}",)
+    noun = _NOUNS.get(kind, "a mapping")
+    if kind is float and _is_infinite(value):
+        fits, noun = False, "a finite number"
+    return () if fits else (f"{name} is {_shown(value)}, not {noun}",)
 
 
 def utc_now() -> str:

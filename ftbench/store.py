@@ -9,7 +9,6 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +113,6 @@ def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
         if record.status == "ok" or chosen.get(record.key, record).status != "ok":
             chosen[record.key] = record
     return chosen
-
-
-@dataclass(frozen=True)
-class _Running:
-    """The run in progress, left behind where the process died with it."""
-
-    spec_key: str
-    identity: dict[str, Any]
-    labels: dict[str, str]
-    started_at: str
 
 
 class Store:
@@ -335,31 +324,40 @@ class Store:
         _log.warning("%s: a torn last line was set aside in %s", self._path, TORN)
 
     def _record_crash(self) -> None:
-        for path, running in self._interrupted():
-            self.append(
-                RunRecord(
-                    key=running.spec_key,
-                    status="crashed",
-                    message="the process ended during this run",
-                    identity=running.identity,
-                    labels=running.labels,
-                    started_at=running.started_at,
-                )
-            )
+        for path, record in self._interrupted():
+            self.append(record)
             path.unlink(missing_ok=True)
 
-    def _interrupted(self) -> Iterator[tuple[Path, _Running]]:
+    def _interrupted(self) -> Iterator[tuple[Path, RunRecord]]:
+        """Yield each run in progress with its note; what tells of no run is removed."""
         finished = {r.key: r.started_at for r in self._records}
         for path in sorted(self.directory.glob(f"{_RUNNING}-*")):
-            try:
-                running = _Running(**json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError):
-                path.unlink()  # died while writing the note
-                continue
-            if finished.get(running.spec_key, "") >= running.started_at:
-                path.unlink()  # died between the record and the note's removal
+            if not path.is_file():
+                continue  # no sweep's
+            record = _crashed(path)
+            if record is not None and finished.get(record.key, "") < record.started_at:
+                yield path, record
             else:
-                yield path, running
+                path.unlink()  # died while writing it, or between the record and its removal
+
+
+def _crashed(path: Path) -> RunRecord | None:
+    """Return the record of a run that a note says was in progress; None where it says none."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        values = {
+            "schema": SCHEMA,
+            "key": note["spec_key"],
+            "status": "crashed",
+            "message": "the process ended during this run",
+            **{name: note[name] for name in ("identity", "labels", "started_at")},
+        }
+        found = _parse(json.dumps(values, allow_nan=False).encode(), str(path))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if isinstance(found, RunRecord) and path.name == f"{_RUNNING}-{found.key[:16]}":
+        return found
+    return None  # its name, by which it is removed, is another run's
 
 
 def _place(path: Path) -> tuple[int, int, int] | None:
@@ -396,6 +394,7 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+_SURROGATES = (b"\\ud", b"\\uD", b"\xed")  # how JSON spells a surrogate, and UTF-8's first byte
 _FOREIGN = ("it is not JSON", "ftbench did not write it")
 
 
@@ -403,6 +402,10 @@ def _parse(line: bytes, where: str) -> RunRecord | str:
     """Return the record that a line holds, or what keeps it from being one."""
     try:
         values = json.loads(line)
+        if any(mark in line for mark in _SURROGATES):
+            # Half a character, which no file and no table takes; whole ones stay as they are.
+            text = json.dumps(values, ensure_ascii=False).encode("utf-16", "surrogatepass")
+            values = json.loads(text.decode("utf-16", "replace"))
     except (ValueError, RecursionError):
         return _FOREIGN[0]
     schema = values.get("schema") if isinstance(values, dict) else None
@@ -417,3 +420,5 @@ def _parse(line: bytes, where: str) -> RunRecord | str:
         return RunRecord.from_json(values)
     except TypeError as error:
         return str(error)
+    except RecursionError:
+        return "it is nested too deep"

@@ -1,12 +1,15 @@
 """Keys as users meet them: edited plugins, sets among options, versions of the wrong type."""
 
 import json
+import math
 import re
 
 import pytest
 
 import ftbench
 from ftbench.report.formats import markdown
+from ftbench.report.frame import NUMBERS, to_frame
+from ftbench.report.metrics import COMMON_METRICS
 from ftbench.report.summary import summarize
 from ftbench.results import write_derived
 from ftbench.store import read_records
@@ -99,6 +102,18 @@ def test_a_set_among_the_options_is_one_point_in_every_process(command, tmp_path
     assert len(re.findall(r"^\| mine\(", table, re.MULTILINE)) == 1
 
 
+def put(values, path, value):
+    """Set one member of a record's JSON, by its dotted name."""
+    *names, last = path.split(".")
+    for name in names:
+        values = values[int(name) if isinstance(values, list) else name]
+    values[last] = value
+
+
+ROWS = ("test_rows", "pool_rows", "source_rows")
+COUNTS = (math.inf, math.nan, 0.3, 0, -3, 10**400)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -119,16 +134,27 @@ def test_a_set_among_the_options_is_one_point_in_every_process(command, tmp_path
         ("scores.key", 1),
         ("costs.size", 3),
         ("metrics", []),
+        ("metrics.0.rows", "message"),
+        ("metrics.0.rows", "deterministic"),
+        ("metrics.0.scored_on", "key"),
+        ("metrics.0.name", "odd_score"),
+        ("metrics.0.later", {"a": 1}),
+        *((f"protocol.{rows}", count) for rows in ROWS for count in COUNTS),
+        *(("protocol", dict.fromkeys(NUMBERS, value)) for value in ("x", [1], True, math.inf)),
+        ("protocol.steps", math.inf),
+        ("protocol.steps", 10**400),
+        ("labels.task", "half \ud800"),
+        ("labels.strategy", "odd \udfff"),
+        ("message", "\ud800"),
+        ("environment.device", "\ud800"),
+        ("protocol.\ud800", "\ud800"),
     ],
 )
 def test_whatever_a_record_holds_the_directory_is_read_and_written(tmp_path, path, value):
-    values = json.loads(run_record("odd", seed=1).to_json())
-    inner = values
-    *names, last = path.split(".")
-    for name in names:
-        inner = inner[name]
-    inner[last] = value
-    records = [run_record("full", seed=seed) for seed in range(3)]
+    scores = {"accuracy": 0.9, "source_accuracy_after": 0.8}
+    values = json.loads(run_record("odd", seed=1, scores=scores).to_json())
+    put(values, path, value)
+    records = [run_record("full", seed=seed, scores=scores) for seed in range(3)]
     write_runs(tmp_path, records)
     with open(tmp_path / "runs.jsonl", "a") as file:
         file.write(json.dumps(values) + "\n")
@@ -137,3 +163,63 @@ def test_whatever_a_record_holds_the_directory_is_read_and_written(tmp_path, pat
     write_derived(tmp_path)
     assert "| full |" in markdown(summarize(frame))
     assert "| odd" in markdown(summarize(frame))
+    if path == "protocol":
+        for name in NUMBERS & set(frame.select_dtypes("number")):
+            assert "| full |" in markdown(summarize(frame, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("metrics.0.name", ["x"], "metrics[0].name is ['x'], not a string"),
+        ("metrics.0.name", "status", "metrics[0].name is 'status', the name of another column"),
+        ("metrics.0.name", "message", "metrics[0].name is 'message', the name of another column"),
+        ("metrics.1.title", None, "metrics[1].title is missing, not a string"),
+        ("metrics.0.rows", ["a"], "metrics[0].rows is ['a'], not the name of a column"),
+        ("metrics.0.scored_on", 5, "metrics[0].scored_on is 5, not the name of a column"),
+        ("metrics.0.cost", 7, "metrics[0].cost is 7, not one of '', 'measured', 'counted'"),
+        ("metrics.0.cost", "time", "metrics[0].cost is 'time', not one of"),
+        ("metrics.0.percent", 1, "metrics[0].percent is 1, not True or False"),
+        ("metrics.0.higher_is_better", "yes", "metrics[0].higher_is_better is 'yes', not True, F"),
+        ("costs.trainable_parameters", math.inf, "costs.trainable_parameters is inf, not a finite"),
+        ("costs.step_seconds", "x", "costs.step_seconds is 'x', not a number"),
+        ("scores.accuracy", math.nan, "scores.accuracy is nan, not a finite number"),
+        ("run_seconds", -math.inf, "run_seconds is -inf, not a finite number"),
+        ("identity.recipe.rate", math.nan, "identity.recipe.rate is nan, not a finite number"),
+        ("identity.task.options", {"a": [math.inf]}, "identity.task.options.a.0 is inf, not a fin"),
+    ],
+)
+def test_a_record_that_no_table_can_read_is_skipped_and_its_field_named(
+    tmp_path, caplog, path, value, problem
+):
+    values = json.loads(run_record("odd").to_json())
+    put(values, path, value)
+    write_runs(tmp_path, [run_record("full", seed=seed) for seed in range(3)])
+    with open(tmp_path / "runs.jsonl", "a") as file:
+        file.write(json.dumps(values) + "\n")
+    frame = ftbench.load_results(tmp_path)
+    assert list(frame["seed"]) == [0, 1, 2]
+    [message] = caplog.messages
+    assert f", line 4 is not a record and was skipped: {problem}" in message
+
+
+def test_an_identity_of_too_many_levels_is_skipped(tmp_path, caplog):
+    line = run_record("odd").to_json().replace('"options": {', '"options": {"a": @, ', 1)
+    write_runs(tmp_path, [run_record("full")])
+    with open(tmp_path / "runs.jsonl", "a") as file:
+        file.writelines(line.replace("@", "[" * n + "]" * n) + "\n" for n in (2000, 100_000))
+    assert len(ftbench.load_results(tmp_path)) == 1
+    assert len(caplog.messages) == 2
+
+
+def test_every_metric_that_tables_know_is_a_number_in_every_frame():
+    known = (*COMMON_METRICS, *ftbench.ClassificationTask.metrics)
+    assert {metric.name for metric in known} <= NUMBERS
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("metric", [None, "trainable_parameters", "steps"])
+def test_numbers_too_large_to_add_up_are_no_obstacle(metric):
+    costs, protocol = {"trainable_parameters": 1e308}, {"steps": 1e308}
+    records = [run_record(seed=seed, costs=costs, protocol=protocol) for seed in range(3)]
+    assert "| full |" in markdown(summarize(to_frame(records), metric))

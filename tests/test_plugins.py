@@ -1,13 +1,15 @@
+import dataclasses
 import importlib.metadata
 import re
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 
 import ftbench
 from ftbench.errors import PluginError, SpecError
 from ftbench.plugins import GROUP, load_catalogue
-from ftbench.records import RESERVED_SCORES
+from ftbench.records import METRIC_COSTS, METRIC_FIELDS, RESERVED_SCORES
 from tests.conftest import TinyPlugin
 from tests.support import distribution
 
@@ -449,6 +451,29 @@ def test_no_metric_may_be_named_like_a_column(column):
     assert str(error.owner) == "notebook"
     assert error.error == f"Timed has a metric '{column}', the name of another column"
     assert "tiny" not in catalogue.names("task")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"scored_on": 3}, "scored_on is 3 (int); expected the name of a column that counts rows"),
+        ({"cost": 5}, "cost is 5 (int); expected one of '', 'measured', 'counted'"),
+        ({"cost": "time"}, "cost is 'time' (str); expected one of '', 'measured', 'counted'"),
+        ({"cost": [1]}, "cost is [1] (list); expected one of '', 'measured', 'counted'"),
+        ({"rows": None}, "rows is None (NoneType); expected the name of a column that counts rows"),
+    ],
+)
+def test_a_metric_that_no_table_could_read_is_refused_at_load(changes, problem):
+    class Odd(TinyPlugin.Task):
+        metrics = (ftbench.Metric("a", "a", **changes),)
+
+    [error] = load_catalogue(extra={"notebook": TinyPlugin(task=Odd)}).errors
+    assert error.error == f"Odd.metrics: {Odd.metrics[0]!r}.{problem}"
+
+
+def test_every_field_of_a_metric_is_checked_and_every_cost_is_known():
+    assert list(METRIC_FIELDS) == [field.name for field in dataclasses.fields(ftbench.Metric)]
+    assert get_args(get_type_hints(ftbench.Metric)["cost"]) == METRIC_COSTS
 
 
 # Names.

@@ -1,5 +1,7 @@
 """One writer at a time, and what it finds of a writer that died."""
 
+import json
+import math
 import os
 import shutil
 
@@ -82,12 +84,42 @@ def test_a_death_between_the_record_and_the_notes_removal_is_no_crash(tmp_path):
     assert not list(tmp_path.glob(".running-*"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"spec_key": "a"}'])
+def edited(**changes):
+    """Return a note of a run in progress with other values."""
+    record = run_record("full")
+    note = {
+        "spec_key": "abc",
+        "identity": record.identity,
+        "labels": record.labels,
+        "started_at": record.started_at,
+    }
+    return json.dumps({**note, **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "5", "[" * 100_000, '{"spec_key": "a"}'),
+        *(edited(spec_key=value) for value in ([], 5, None, "another", "abc\0")),
+        *(edited(started_at=value) for value in (5, None, [])),
+        *(edited(identity=value) for value in (5, {}, {**run_record().identity, "x": math.inf})),
+        *(edited(labels=value) for value in (5, {}, {**run_record().labels, "x": math.nan})),
+    ],
+)
 def test_a_damaged_note_is_no_obstacle(tmp_path, text):
     (tmp_path / ".running-abc").write_text(text)
     with Store(tmp_path) as store:
         assert store.records() == []
     assert not list(tmp_path.glob(".running-*"))
+
+
+def test_a_note_whose_key_is_its_name_is_a_crash_and_a_directory_is_left_alone(tmp_path):
+    (tmp_path / ".running-abc").write_text(edited(labels={**run_record().labels, "x": "\ud800"}))
+    (tmp_path / ".running-abd").mkdir()
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            assert [(r.key, r.status) for r in store.records()] == [("abc", "crashed")]
+    assert [path.name for path in tmp_path.glob(".running-*")] == [".running-abd"]
 
 
 # A directory that is taken away.

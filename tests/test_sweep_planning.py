@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import math
 
 import pytest
 
@@ -348,3 +350,16 @@ def test_runs_with_another_number_of_steps_are_estimated_from_the_steps_of_finis
     plan = make_plan([run_spec(steps=1000, seed=5), run_spec(seed=5)], records)
     assert estimate_seconds(plan, records) == pytest.approx(0.75 + 1000 * 0.02 + 3.0)
     assert estimate_seconds(make_plan([run_spec(batch_size=7)], records), records) is None
+
+
+@pytest.mark.parametrize("value", ["x", [1], None, math.inf, math.nan, 10**400])
+def test_what_is_no_number_in_a_record_is_no_obstacle_to_an_estimate(value):
+    records = [run_record(protocol={"steps": value}, costs={"step_seconds": 0.02})]
+    records.append(run_record(seed=1, protocol={"steps": 150}, costs={"step_seconds": value}))
+    plan = make_plan([run_spec(seed=2), run_spec(seed=2, steps=10)], records)
+    assert estimate_seconds(plan, records) == pytest.approx(3.0 + 3.0 + 10 * 0.01)
+
+
+def test_no_estimate_is_endless():
+    records = [dataclasses.replace(run_record(seed=n), run_seconds=1e308) for n in range(3)]
+    assert estimate_seconds(make_plan([run_spec(seed=9)], records), records) is None

@@ -11,7 +11,7 @@ from typing import Any
 from ftbench.backbone import BackboneFamily
 from ftbench.component import Component, Options, is_name
 from ftbench.errors import PluginError
-from ftbench.records import RESERVED_PREFIXES, RESERVED_SCORES
+from ftbench.records import METRIC_FIELDS, is_taken
 from ftbench.strategy import Strategy
 from ftbench.task import ClassificationTask, Metric, Task
 
@@ -24,13 +24,6 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
 _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
     (Task, ("pool", "test", "fingerprint", "head", "loss", "score")),
     (BackboneFamily, ("build", "fingerprint")),
-)
-_METRIC = (
-    ("name", str, "a string"),
-    ("title", str, "a string"),
-    ("higher_is_better", (bool, type(None)), "True, False or None"),
-    ("percent", bool, "True or False"),
-    ("rows", str, "the name of a column that counts rows"),
 )
 
 
@@ -127,12 +120,14 @@ def _metric_problems(task: type[Task]) -> Iterator[str]:
         if not isinstance(metric, Metric):
             yield f"{task.__name__}.metrics holds {metric!r}; expected an ftbench.Metric"
             return
-        for member, kind, expected in _METRIC:
-            for problem in _unless_is(metric, member, kind, expected):
-                yield f"{task.__name__}.metrics: {problem}"
+        for member, (fits, expected) in METRIC_FIELDS.items():
+            value = getattr(metric, member)
+            if not fits(value):
+                found = f"{metric!r}.{member} is {value!r} ({type(value).__name__})"
+                yield f"{task.__name__}.metrics: {found}; expected {expected}"
     names = [metric.name for metric in metrics]
     for name in names:
-        if name in RESERVED_SCORES or name.startswith(RESERVED_PREFIXES):
+        if is_taken(name):
             yield f"{task.__name__} has a metric '{name}', the name of another column"
         if names.count(name) > 1 or not name:
             yield f"{task.__name__} has several metrics '{name}', or one without a name"

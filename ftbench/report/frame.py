@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ftbench.environment import PACKAGES
@@ -17,9 +20,16 @@ _ENVIRONMENT = (
     *("operators", "strategy_owner"),
 )
 
-# What a report computes with: what is no number there is missing.
-_COMPUTED_WITH = frozenset({"test_rows", "source_rows", "pool_rows", "subset_overlap"})
-_MEASURED = 5  # of a record's sections, up to its protocol
+# What a report computes with, besides each score, cost and metric that a record has.
+NUMBERS = frozenset(
+    {
+        *("accuracy", "macro_f1", "nll", "ece", "source_accuracy_before", "source_accuracy_after"),
+        *("final_loss", "validation_loss", "train_seconds", "train_cpu_seconds", "step_seconds"),
+        *("run_seconds", "seconds_saved_by_cache", "peak_memory_bytes", "trainable_parameters"),
+        *("test_rows", "source_rows", "pool_rows", "subset_overlap"),
+    }
+)
+_MEASURED = (1, 2, 4)  # of a record's sections: scores, costs and protocol
 _PARTS = [
     (part, of)
     for part in reversed(COMPONENTS)
@@ -45,12 +55,15 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
         return pd.DataFrame(columns=["task", "backbone", "strategy", "size", "seed", "status"])
     # Section by section, since a run without a source task or without scores has fewer columns.
     columns = dict.fromkeys(name for part in zip(*rows, strict=True) for s in part for name in s)
-    flat = [_joined(row) for row in rows]
+    known = {n for row in rows for i, part in enumerate(row) if i not in _MEASURED for n in part}
+    numbers = _numbers(records) - known
     order = ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"]
-    frame = pd.DataFrame(flat, columns=list(columns))
+    frame = pd.DataFrame([_joined(row) for row in rows], columns=list(columns))
     for name, kind in frame.dtypes.items():
-        if name in _COMPUTED_WITH and not pd.api.types.is_numeric_dtype(kind):
-            frame[name] = pd.to_numeric(frame[name].map(_number), errors="coerce")
+        if pd.api.types.is_float_dtype(kind):
+            frame[name] = frame[name].where(np.isfinite(frame[name]))
+        elif name in numbers and not pd.api.types.is_integer_dtype(kind):
+            frame[name] = _as_numbers(frame[name])
         elif pd.api.types.is_object_dtype(kind):
             frame[name] = _of_one_type(frame[name])
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
@@ -61,10 +74,22 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     return frame
 
 
+def _numbers(records: Iterable[RunRecord]) -> set[str]:
+    """Return the columns in which what is no number is missing."""
+    found = set(NUMBERS)
+    for record in records:
+        found.update(record.scores, record.costs, (metric["name"] for metric in record.metrics))
+    return found
+
+
 def _joined(sections: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
-    """Return the sections of a row as one; what a run measured never hides what it was."""
-    first, measured, rest = sections[:1], sections[1:_MEASURED], sections[_MEASURED:]
-    return {n: value for section in (*measured, *first, *rest) for n, value in section.items()}
+    """Return the sections of a row as one; what a run measured never hides what it was.
+
+    Where scores, costs and protocol share a name, the first of them has it.
+    """
+    measured = [sections[index] for index in reversed(_MEASURED)]
+    others = [section for index, section in enumerate(sections) if index not in _MEASURED]
+    return {n: value for section in (*measured, *others) for n, value in section.items()}
 
 
 def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -80,8 +105,16 @@ def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
     return as_text if types else column
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column as floats, NaN where there is no finite number."""
+    if not column.notna().any():
+        return column
+    return column.map(_number).astype("float64")
+
+
+def _number(value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else math.nan
 
 
 def _text(value: Any) -> str:

@@ -68,11 +68,11 @@ def resolution(runs: pd.DataFrame, metric: Metric) -> float:
 
 
 def row_counts(runs: pd.DataFrame, column: str) -> list[int]:
-    """Return the different counts of rows above 0 in a column, sorted; [] where there is none."""
+    """Return the different whole numbers from 1 in a column, sorted; [] where there is none."""
     if not column or column not in runs:
         return []
-    counts = runs[column].dropna()
-    return sorted({int(count) for count in counts[counts > 0]})
+    counts = pd.to_numeric(runs[column], errors="coerce").dropna()
+    return sorted({int(count) for count in counts[(counts >= 1) & (counts % 1 == 0)]})
 
 
 def _as_metric(values: Mapping[str, Any]) -> Metric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -295,7 +296,8 @@ def _mean(runs: pd.DataFrame, column: str) -> float | None:
     if column not in runs:
         return None
     values = runs[column][runs["status"] == "ok"].dropna()
-    return float(values.mean()) if len(values) else None
+    mean = float(values.mean()) if len(values) else math.nan
+    return mean if math.isfinite(mean) else None  # a sum may overflow
 
 
 def _order(metric: Metric, scores: Mapping[int, Scores]) -> Callable[[Row], tuple[int, float]]:

@@ -12,7 +12,7 @@ def number(value: float, metric: Metric) -> str:
     """Return a score with the digits that its unit deserves."""
     if metric.percent:
         return f"{100 * value:.1f}"
-    whole = metric.higher_is_better is None and value == round(value)
+    whole = metric.higher_is_better is None and float(value).is_integer()
     return f"{value:,.0f}" if whole or abs(value) >= 100 else f"{value:.3f}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,8 +28,8 @@ def estimate_seconds(plan: Plan, records: list[RunRecord]) -> float | None:
     for record in records:
         if record.status != "ok":
             continue
-        step = float(record.costs.get("step_seconds") or 0.0)
-        besides = record.run_seconds - step * float(record.protocol.get("steps") or 0)
+        step = _number(record.costs.get("step_seconds"))
+        besides = record.run_seconds - step * _number(record.protocol.get("steps"))
         group = _group(record.identity)
         same.setdefault(_group(record.identity, whole=True), _Mean()).add(record.run_seconds)
         besides_steps.setdefault(group, _Mean()).add(max(0.0, besides))
@@ -43,7 +45,14 @@ def estimate_seconds(plan: Plan, records: list[RunRecord]) -> float | None:
             total += besides_steps[group].value + steps * of_a_step[group].value
         else:
             return None
-    return total
+    return total if math.isfinite(total) else None
+
+
+def _number(value: object) -> float:
+    """Return a number of a record, 0 where it holds something else."""
+    if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return 0.0
 
 
 class _Mean:
