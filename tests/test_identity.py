@@ -111,7 +111,7 @@ def put(values, path, value):
 
 
 ROWS = ("test_rows", "pool_rows", "source_rows")
-COUNTS = (math.inf, math.nan, 0.3, 0, -3, 10**400)
+COUNTS = (math.inf, math.nan, 0.3, 0, -3, 10**310)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,7 @@ COUNTS = (math.inf, math.nan, 0.3, 0, -3, 10**400)
         ("metrics.0.scored_on", "key"),
         ("metrics.0.name", "odd_score"),
         ("metrics.0.later", {"a": 1}),
+        ("metrics.0.later", json.loads("[" * 900 + "]" * 900)),
         *((f"protocol.{rows}", count) for rows in ROWS for count in COUNTS),
         *(("protocol", dict.fromkeys(NUMBERS, value)) for value in ("x", [1], True, math.inf)),
         ("protocol.steps", math.inf),

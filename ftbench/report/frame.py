@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ftbench.environment import PACKAGES
-from ftbench.records import COMPONENTS, PART_COLUMNS, RunRecord, identity_key
+from ftbench.records import COMPONENTS, METRIC_FIELDS, PART_COLUMNS, RunRecord, identity_key
 
 # As a record's environment names them.
 _ENVIRONMENT = (
@@ -68,7 +68,14 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
             frame[name] = _of_one_type(frame[name])
     frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
     # How each task's scores read, for a table that is made where the task is not installed.
-    frame.attrs["metrics"] = {r.labels["task"]: list(r.metrics) for r in records if r.metrics}
+    frame.attrs["metrics"] = {
+        record.labels["task"]: [
+            {name: value for name, value in metric.items() if name in METRIC_FIELDS}
+            for metric in record.metrics
+        ]
+        for record in records
+        if record.metrics
+    }
     # What a score is, and not a cost or a count, where no metric describes the column.
     frame.attrs["scores"] = sorted({name for record in records for name in record.scores})
     return frame
