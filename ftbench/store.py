@@ -206,7 +206,8 @@ class Store:
     def forget_running(self) -> None:
         """Forget the runs in progress, which were stopped on purpose."""
         for path in self.directory.glob(f"{_RUNNING}-*"):
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def append(self, record: RunRecord) -> None:
         """Write one line and wait until it is on the disk.

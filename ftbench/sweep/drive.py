@@ -88,7 +88,7 @@ def run_sweep(
                 opened.forget_running()  # stopped on purpose, not crashed
             with contextlib.suppress(StoreError):  # the first error is the one to read
                 opened.check_in_place()
-                write_derived(directory, opened.records())
+                write_derived(directory)  # as stored: it may have come in the middle of append()
             raise
         opened.check_in_place()
         try:
