@@ -164,9 +164,8 @@ class Store:
 
     def check_in_place(self) -> None:
         """Raise StoreError where the directory or its records are no longer those it opened."""
-        expected: dict[Path, tuple[int, int] | None] = {self._path: None, **self._places}
-        for path, place in expected.items():
-            found = _place(path)
+        for path in (self.directory, self._path):
+            place, found = self._places.get(path), _place(path)
             if place is None and found is None:
                 continue  # no record is written yet
             if found is None:

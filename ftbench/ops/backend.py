@@ -158,7 +158,16 @@ def ahead_of_time() -> Path | None:
     return None
 
 
+_loaded: dict[Path, ModuleType] = {}  # one at most
+
+
 def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
+    other = next((loaded for loaded in _loaded if loaded != path), None)
+    if other is not None:
+        # torch takes an operator once, and ends the process where another binary brings it again.
+        raise build.BuildError(
+            f"{other} is loaded in this process, so {path} cannot be", "start a new process"
+        )
     loader = importlib.machinery.ExtensionFileLoader(build.NAME, str(path))
     spec = importlib.util.spec_from_file_location(build.NAME, path, loader=loader)
     if spec is None:
@@ -170,6 +179,7 @@ def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
         raise build.BuildError(
             f"{path} cannot be loaded: {error}", f"delete {path}, then run ftbench again"
         ) from error
+    _loaded[path] = module
     try:
         module.instruction_set()
     except ValueError as error:

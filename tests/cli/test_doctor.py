@@ -134,6 +134,7 @@ def odd(monkeypatch, tmp_path):
     """A function that changes the environment of a machine where nothing is compiled yet."""
     monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
     monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CXX", "no-such-compiler")  # so that nothing is compiled by a test
 
     def change(**environ):

@@ -38,7 +38,7 @@ def test_json_parses_and_says_the_same(ftbench_command):
     ewc = next(c for c in listed["components"] if c["name"] == "ewc")
     assert (ewc["kind"], ewc["owner"]) == ("strategy", "ftbench")
     assert ewc["version"]
-    assert ewc["options"]["strength"] == 100.0
+    assert ewc["options"]["strength"] == 10.0
     progressive = next(c for c in listed["components"] if c["name"] == "progressive")
     assert isinstance(progressive["options"]["form"], str)
     assert "ftbench_run_started" in listed["hooks"]

@@ -46,7 +46,7 @@ def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_comm
     assert "the plan: 2 runs, 0 already done, 2 to run\n" in outcome.out
     assert "2 stored runs are of other plans" in outcome.out
     assert "1 × recipe.steps: 4 → 5\n" in outcome.out
-    assert "1 × recipe.steps: 4 → 5, strategy.options.strength: 100.0 → 7.0" in outcome.out
+    assert "1 × recipe.steps: 4 → 5, strategy.options.strength: 10.0 → 7.0" in outcome.out
     assert values["task"] == "tiny"
 
 

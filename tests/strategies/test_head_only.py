@@ -11,9 +11,8 @@ def test_only_the_head_trains():
         assert [HeadOnly().trains(part, progress) for part in PARTS] == [False] * 5 + [True]
 
 
-def test_the_head_trains_at_ten_times_the_default_rate():
-    # The recipe's own factor on the head's rate is 3.
-    assert 3.0 * HeadOnly().rate(PARTS[5], 0.0) == pytest.approx(10)
+def test_the_head_trains_at_ten_times_the_heads_rate():
+    assert HeadOnly().rate(PARTS[5], 0.0) == pytest.approx(10)
     assert HeadOnly(HeadOnlyOptions(rate=2)).rate(PARTS[5], 0.0) == 2
 
 
