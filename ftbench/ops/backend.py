@@ -166,7 +166,7 @@ def _load(path: Path, stamp: build.Stamp, reason: str) -> Implementation:
     if other is not None:
         # torch takes an operator once, and ends the process where another binary brings it again.
         raise build.BuildError(
-            f"{other} is loaded in this process, so {path} cannot be", "start a new process"
+            f"{path} cannot be loaded: {other} is, in this process", "start a new process"
         )
     loader = importlib.machinery.ExtensionFileLoader(build.NAME, str(path))
     spec = importlib.util.spec_from_file_location(build.NAME, path, loader=loader)

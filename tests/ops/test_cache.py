@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from ftbench.ops import build, cache, isolated
+from ftbench.ops import backend, build, cache, isolated
 
 DAY = 24 * 3600
 pytestmark = pytest.mark.usefixtures("folder")
@@ -388,3 +388,11 @@ def test_a_cache_that_cannot_be_one_is_named(monkeypatch, tmp_path, wanted, buil
     assert "FTBENCH_CACHE" in error.value.advice
     assert not builds.wanted
     cache.forget_failures()
+
+
+def test_a_second_binary_is_not_loaded_into_one_process(tmp_path, monkeypatch):
+    loaded = tmp_path / "loaded.so"
+    monkeypatch.setattr(backend, "_loaded", {loaded: None})
+    other = tmp_path / "other.so"
+    with pytest.raises(build.BuildError, match=r"other\.so cannot be loaded: .*loaded\.so is, in"):
+        backend._load(other, build.Stamp("2", "abc", ""), "why")
