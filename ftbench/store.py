@@ -165,16 +165,16 @@ class Store:
     def check_in_place(self) -> None:
         """Raise StoreError where the directory or its records are no longer those it opened."""
         for path in (self.directory, self._path):
-            place, found = self._places.get(path), _place(path)
+            place, found = self._places.get(path), _stat(path)
             if place is None and found is None:
                 continue  # no record is written yet
             if found is None:
                 what = "is gone"
-            elif path == self._path and found[2] < self._size:
+            elif path == self._path and found.st_size < self._size:
                 what = "was cut"
             # Some file systems number a file anew now and then, and numbers are used again: what
             # is in it says what it is.
-            elif not self._is_known(path) and (path == self._path or found[:2] != place):
+            elif not self._is_known(path) and (path == self._path or _place(path) != place):
                 what = "was replaced"
             else:
                 continue
@@ -269,7 +269,7 @@ class Store:
         for path in (self.directory, self._path):
             place = _place(path)
             if place is not None:
-                self._places[path] = place[:2]
+                self._places[path] = place
         if self._path in self._places:
             self._size = self._path.stat().st_size
             self._tail = _tail_of(self._path, self._size)
@@ -360,13 +360,23 @@ def _crashed(path: Path) -> RunRecord | None:
     return None  # its name, by which it is removed, is another run's
 
 
-def _place(path: Path) -> tuple[int, int, int] | None:
-    """Return device and inode of what a path names, and its size; None where there is nothing."""
+def _place(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of what a path names; None where there is nothing."""
+    found = _stat(path)
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file is written or replaced; None where there is none."""
+    found = _stat(path)
+    return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size
 
 
 def _tail_of(path: Path, size: int) -> bytes:
@@ -374,15 +384,6 @@ def _tail_of(path: Path, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(0, size - 4096))
         return file.read(min(size, 4096))
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes whenever a file is written or replaced; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _sync_directory(directory: Path) -> None:
