@@ -195,6 +195,20 @@ def environment_with(*folders):
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "200"}
 
 
+def printed_over_hash_seeds(code, *folders):
+    """Return what ``code`` prints in processes that order sets of strings each in its own way."""
+    return {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment_with(*folders), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    }
+
+
 def ftbench_process(arguments, *folders, **options):
     """Start ``ftbench`` as its own process, with the distributions in ``folders`` installed."""
     command = [sys.executable, "-c", "from ftbench.cli import main; main()", *map(str, arguments)]

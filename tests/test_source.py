@@ -8,7 +8,7 @@ import pytest
 
 from ftbench.source import source_hash
 from ftbench.strategies.full import Full
-from tests.support import environment_with
+from tests.support import environment_with, printed_over_hash_seeds
 
 BASE = """
 import math
@@ -189,17 +189,7 @@ def test_the_hash_is_the_same_in_every_process(tmp_path):
     (tmp_path / "some_plugin.py").write_text("class Mine:\n    x = {'b', 'a'}\n")
     code = "from ftbench.source import source_hash\nimport some_plugin\n"
     code += "print(source_hash(some_plugin.Mine))"
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**environment_with(tmp_path), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(found) == 1
+    assert len(printed_over_hash_seeds(code, tmp_path)) == 1
 
 
 def test_what_a_class_made_by_type_holds_counts():
@@ -315,14 +305,4 @@ def test_deep_expressions_are_read(hash_of, body):
 def test_values_that_no_source_tells_are_the_same_in_every_process():
     code = "from ftbench.source import source_hash\n"
     code += "print(source_hash(type('M', (), {'a': ({'x','y','z'}, 1), 'b': (len,), 'c': 2})))"
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**environment_with(), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(found) == 1
+    assert len(printed_over_hash_seeds(code)) == 1
