@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ftbench.component import Component
+from ftbench.component import Component, OptionsT
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Backbone:
     source_head: nn.Module | None = None
 
 
-class BackboneFamily(Component):
+class BackboneFamily(Component[OptionsT]):
     """Base of a backbone plugin: builds a backbone, pre-trained or from random weights."""
 
     kind: ClassVar[str] = "backbone"

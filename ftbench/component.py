@@ -14,10 +14,11 @@ import re
 from collections.abc import Mapping, Set
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypeVar
 
 from ftbench.errors import PluginError, SpecError, explain
 
@@ -30,8 +31,15 @@ class Options(BaseModel):
     )
 
 
-class Component:
-    """A named, versioned part with options; the base of Strategy, Task and BackboneFamily."""
+OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
+
+
+class Component(Generic[OptionsT]):
+    """A named, versioned part with options; the base of Strategy, Task and BackboneFamily.
+
+    ``class Pull(Strategy[PullOptions])`` takes its options from that model, and ``self.options``
+    has its type. A nested ``class Options`` does the same without the type.
+    """
 
     kind: ClassVar[str] = "component"
     name: ClassVar[str]
@@ -39,9 +47,21 @@ class Component:
     """Part of a run's key: raise it when the same options give other scores than before. Left
     empty, it is the version of the distribution that brings the component."""
     Options: ClassVar[type[Options]] = Options
+    options: OptionsT
 
-    def __init__(self, options: Any = None) -> None:
-        self.options: Any = self.Options() if options is None else options
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Take the options from the base's brackets where the class does not declare any."""
+        super().__init_subclass__(**arguments)
+        if "Options" not in vars(cls):
+            for base in getattr(cls, "__orig_bases__", ()):
+                origin, found = get_origin(base), get_args(base)
+                if isinstance(origin, type) and issubclass(origin, Component) and found:
+                    _take_options(cls, found[0])
+
+    def __init__(self, options: OptionsT | None = None) -> None:
+        # A class without brackets has Any there, and its own Options all the same.
+        made: Any = self.Options() if options is None else options
+        self.options = made
 
     @property
     def label(self) -> str:
@@ -69,6 +89,15 @@ class Component:
                     f"which cannot be part of a run's key ({error}); declare a type that JSON has"
                 ) from error
         return values
+
+
+def _take_options(component: type[Component[Any]], found: Any) -> None:
+    if isinstance(found, type) and issubclass(found, Options):
+        component.Options = found
+    elif not isinstance(found, TypeVar):
+        raise PluginError(
+            f"{component.__name__}: {found!r} in brackets is no subclass of ftbench.Options"
+        )
 
 
 def canonical(value: Any) -> Any:
@@ -121,6 +150,7 @@ def _spelt(value: Any) -> str:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_MODEL = re.compile(r"/[\w.:/@+-]*")  # of family/model; a model's own name may hold slashes
 
 
 def is_name(text: str) -> bool:
@@ -132,13 +162,17 @@ def parse_reference(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the (name, options) pairs that ``name`` or ``name(key=value, ...)`` stands for.
 
     Values are Python literals. A list is a grid over its elements, so a text with lists stands for
-    their product; a tuple is one value.
+    their product; a tuple is one value. ``family/model`` is the family with its option ``model``.
     """
     match = _NAME.match(text.strip())
-    rest = text.strip()[match.end() :].strip() if match else ""
+    rest = text.strip()[match.end() :] if match else ""
+    model = _MODEL.match(rest)
+    rest = rest[model.end() :].strip() if model else rest.strip()
     if match is None or (rest and not (rest.startswith("(") and rest.endswith(")"))):
         raise SpecError(f"cannot read '{text}'; write name or name(option=value, ...)")
     options = _parse_options(text, rest) if rest else {}
+    if model:
+        options = {"model": _model(text, model.group()[1:], options), **options}
     axes = [value if isinstance(value, list) else [value] for value in options.values()]
     if not all(axes):
         raise SpecError(f"an option of '{text}' is an empty list; give it at least one value")
@@ -146,6 +180,13 @@ def parse_reference(text: str) -> list[tuple[str, dict[str, Any]]]:
         (match.group(), dict(zip(options, point, strict=True)))
         for point in itertools.product(*axes)
     ]
+
+
+def _model(text: str, model: str, options: Mapping[str, Any]) -> str:
+    if not model or "model" in options:
+        problem = "says its model twice" if model else "ends before its model"
+        raise SpecError(f"'{text}' {problem}; write family/model or family(model='...')")
+    return model
 
 
 def _parse_options(text: str, arguments: str) -> dict[str, Any]:
@@ -196,7 +237,7 @@ def split_references(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def build_options(component: type[Component], options: Mapping[str, Any]) -> Options:
+def build_options(component: type[Component[Any]], options: Mapping[str, Any]) -> Options:
     """Return validated options; SpecError names the wrong one and the nearest right one."""
     try:
         return component.Options.model_validate(dict(options))

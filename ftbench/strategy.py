@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ftbench.backbone import Model, Stage
-from ftbench.component import Component, Options
+from ftbench.component import Component, Options, OptionsT
 from ftbench.ops import QuadraticPenalty
 from ftbench.task import Source
 
@@ -16,7 +16,7 @@ class StrategyOptions(Options):
     """Base of a strategy's options: a frozen pydantic model; unknown names are refused."""
 
 
-class Strategy(Component):
+class Strategy(Component[OptionsT]):
     """One way to fine-tune. Override what differs from training everything at the recipe's rate.
 
     A fresh instance serves each run, so methods may keep state on ``self``. They are handed

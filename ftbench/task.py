@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ftbench import rng, scores
 from ftbench.answers import described
-from ftbench.component import Component
+from ftbench.component import Component, OptionsT
 from ftbench.errors import SpecError
 from ftbench.ops import MixPlan, mixed_cross_entropy
 
@@ -134,7 +134,7 @@ class Metric:
     cost: Literal["", "measured", "counted"] = ""
 
 
-class Task(Component):
+class Task(Component[OptionsT]):
     """Base of a task plugin. ``metrics[0]`` is the score that tables show unless asked otherwise.
 
     The harness alone calls :meth:`test`: once in a run, after training, and when a sweep is
@@ -176,7 +176,7 @@ class Task(Component):
         raise NotImplementedError(f"task '{self.name}' must define score()")
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[OptionsT]):
     """A task with one of K labels a row: linear head, cross-entropy, and the scores of those."""
 
     classes: ClassVar[int]

@@ -2,6 +2,7 @@ import dataclasses
 import enum
 import math
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import Field, ValidationError
 from ftbench.component import (
     Component,
     Options,
+    OptionsT,
     build_options,
     parse_reference,
     split_references,
@@ -83,6 +85,33 @@ def test_a_tuple_is_one_value_and_a_list_within_a_list_is_a_value_of_the_grid():
         ("p", {"names": ["a", "b"]}),
         ("p", {"names": []}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("timm/resnet50", "timm", {"model": "resnet50"}),
+        ("timm/tf_efficientnet_lite0.in1k", "timm", {"model": "tf_efficientnet_lite0.in1k"}),
+        ("hf/google/vit-base(layers=3)", "hf", {"model": "google/vit-base", "layers": 3}),
+        (" hf/hf-hub:timm/x () ", "hf", {"model": "hf-hub:timm/x"}),
+    ],
+)
+def test_a_family_and_its_model_are_the_family_with_its_option(text, name, options):
+    assert parse_reference(text) == [(name, options)]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("timm/", "'timm/' ends before its model; write family/model"),
+        ("timm/(a=1)", "ends before its model"),
+        ("timm/a(model='b')", "says its model twice"),
+        ("timm/a b", "cannot read"),
+    ],
+)
+def test_half_a_model_or_two_are_refused(text, problem):
+    with pytest.raises(SpecError, match=re.escape(problem)):
+        parse_reference(text)
 
 
 def test_spaces_and_empty_brackets_are_allowed():
@@ -307,3 +336,39 @@ print(made.label, made.canonical_options())
 
 def test_the_form_is_the_same_in_every_process():
     assert len(printed_over_hash_seeds(HASHED, ROOT)) == 1
+
+
+def test_a_component_takes_its_options_from_the_brackets_of_its_base():
+    class Bracketed(Component[PartialOptions]):
+        name = "bracketed"
+
+    class Heir(Bracketed):
+        name = "heir"
+
+    class Own(Bracketed):
+        name = "own"
+
+        class Options(PartialOptions):
+            more: int = 1
+
+    assert Bracketed.Options is Heir.Options is PartialOptions
+    assert Bracketed(PartialOptions(stages=2)).options.stages == 2
+    assert Own().options.more == 1
+
+
+def test_a_type_variable_in_the_brackets_is_no_options_model():
+    class Family(Component[OptionsT]):
+        name = "family"
+
+    class Member(Family[PartialOptions]):
+        name = "member"
+
+    assert Family.Options is Options
+    assert Member.Options is PartialOptions
+
+
+def test_brackets_that_hold_no_options_are_refused():
+    with pytest.raises(PluginError, match=r"Wrong: <class 'int'> in brackets is no subclass"):
+
+        class Wrong(Component[int]):
+            name = "wrong"

@@ -564,3 +564,20 @@ def test_options_are_validated_when_a_component_is_built():
     ):
         load_catalogue().build("strategy", "partial", {"stage": 1})
     assert load_catalogue().build("strategy", "partial", {"stages": 2}).options.stages == 2
+
+
+def test_a_reference_gives_its_components_with_their_identities():
+    found = load_catalogue().resolve("strategy", "partial(stages=[1, 2])")
+    assert [r.component.options.stages for r in found] == [1, 2]
+    assert [r.identity.label for r in found] == ["partial", "partial(stages=2)"]
+    assert {r.identity.owner for r in found} == {"ftbench"}
+
+
+def test_what_a_plugin_raises_while_a_reference_is_resolved_names_it(tiny):
+    class Broken(tiny.Task):
+        def fingerprint(self):
+            raise ValueError("no such file")
+
+    catalogue = load_catalogue(extra={"mine": type(tiny)(task=Broken)})
+    with pytest.raises(PluginError, match=r"the task 'tiny' of mine.*: ValueError: no such file"):
+        catalogue.resolve("task", "tiny")

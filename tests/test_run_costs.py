@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ftbench
-from ftbench import run
+from ftbench.run import work
 from ftbench.train import stopwatch
 
 
@@ -38,7 +38,7 @@ def test_what_the_harness_copies_and_loads_comes_before_memory_and_clock_start(
         return noted
 
     for name in ("PeakMemory", "Stopwatch", "rehearse_optimizer"):
-        monkeypatch.setattr(run, name, noting(name, getattr(run, name)))
+        monkeypatch.setattr(work, name, noting(name, getattr(work, name)))
 
     class WithSource(tiny.Task):
         def source(self):
@@ -77,7 +77,7 @@ def test_the_copy_of_the_source_is_gone_before_training_unless_a_strategy_keeps_
 def test_the_rehearsal_touches_neither_generators_nor_the_model():
     before = torch.get_rng_state()
     for optimizer in ("adamw", "sgd"):
-        run.rehearse_optimizer(ftbench.Recipe(optimizer=optimizer), "cpu")
+        work.rehearse_optimizer(ftbench.Recipe(optimizer=optimizer), "cpu")
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import ClassVar
 
 from torch import nn
 
@@ -26,13 +25,12 @@ class GlyphNetOptions(Options):
     weights: str = ""  # path of another safetensors file; empty: the shipped one
 
 
-class GlyphNet(BackboneFamily):
+class GlyphNet(BackboneFamily[GlyphNetOptions]):
     """Five stages of 3×3 convolutions with batch norm, 294k parameters, 128 features."""
 
     name = "glyphnet"
     version = "1"
     source = "letters"
-    Options: ClassVar[type[Options]] = GlyphNetOptions
 
     def build(self, *, pretrained: bool) -> Backbone:
         """Return the five stages and the 52-letter head; WeightsError where the file is damaged."""

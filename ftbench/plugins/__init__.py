@@ -1,6 +1,16 @@
 """Entry points → a catalogue of names, owners, versions and load errors."""
 
-from ftbench.plugins.catalogue import Catalogue, Entry, Kind, LoadError, Owner
+from ftbench.plugins.catalogue import Catalogue, Entry, Kind, LoadError, Owner, Part, Resolved
 from ftbench.plugins.loading import GROUP, load_catalogue
 
-__all__ = ["GROUP", "Catalogue", "Entry", "Kind", "LoadError", "Owner", "load_catalogue"]
+__all__ = [
+    "GROUP",
+    "Catalogue",
+    "Entry",
+    "Kind",
+    "LoadError",
+    "Owner",
+    "Part",
+    "Resolved",
+    "load_catalogue",
+]

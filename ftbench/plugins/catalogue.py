@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import pluggy
 
 from ftbench import hookspecs
 from ftbench.backbone import BackboneFamily
-from ftbench.component import Component, build_options
+from ftbench.component import Component, build_options, parse_reference
 from ftbench.errors import FtbenchError, PluginError, SpecError, did_you_mean
 from ftbench.plugins.declarations import (
     component_problem,
@@ -24,12 +25,14 @@ from ftbench.source import source_hash
 from ftbench.strategy import Strategy
 from ftbench.task import Task
 
-Kind = Literal["strategy", "task", "backbone", "format"]
-COMPONENT_HOOKS: dict[str, tuple[Kind, type[Component]]] = {
+ComponentKind = Literal["strategy", "task", "backbone"]
+Kind = ComponentKind | Literal["format"]
+COMPONENT_HOOKS: dict[str, tuple[ComponentKind, type[Component[Any]]]] = {
     "ftbench_strategies": ("strategy", Strategy),
     "ftbench_tasks": ("task", Task),
     "ftbench_backbones": ("backbone", BackboneFamily),
 }
+Part = TypeVar("Part", bound=Component[Any])
 _log = logging.getLogger("ftbench")
 
 
@@ -54,6 +57,14 @@ class Entry:
     owner: Owner
     value: Any  # a component class, or a format's function
     source: str = ""  # ftbench.source.source_hash of a class, as it was loaded
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[Part]):
+    """A reference's component, and what of it takes part in a run's key."""
+
+    component: Part
+    identity: ComponentId
 
 
 @dataclass(frozen=True)
@@ -115,12 +126,52 @@ class Catalogue:
                 lines.append(str(error))
         return lines
 
-    def build(self, kind: Kind, name: str, options: Mapping[str, Any]) -> Component:
+    @overload
+    def build(
+        self, kind: Literal["strategy"], name: str, options: Mapping[str, Any]
+    ) -> Strategy: ...
+    @overload
+    def build(self, kind: Literal["task"], name: str, options: Mapping[str, Any]) -> Task: ...
+    @overload
+    def build(
+        self, kind: Literal["backbone"], name: str, options: Mapping[str, Any]
+    ) -> BackboneFamily: ...
+    def build(self, kind: ComponentKind, name: str, options: Mapping[str, Any]) -> Component[Any]:
         """Return a new component with validated options; SpecError names what is wrong."""
-        component = cast("type[Component]", self.find(kind, name).value)
+        component = cast("type[Component[Any]]", self.find(kind, name).value)
         return component(build_options(component, options))
 
-    def identify(self, component: Component) -> ComponentId:
+    @overload
+    def resolve(self, kind: Literal["strategy"], text: str) -> list[Resolved[Strategy]]: ...
+    @overload
+    def resolve(self, kind: Literal["task"], text: str) -> list[Resolved[Task]]: ...
+    @overload
+    def resolve(self, kind: Literal["backbone"], text: str) -> list[Resolved[BackboneFamily]]: ...
+    def resolve(self, kind: ComponentKind, text: str) -> list[Resolved[Any]]:
+        """Return the components that ``name(option=value, ...)`` stands for, a grid of them.
+
+        SpecError for a reference that cannot be read or names what is not there, PluginError for
+        whatever a plugin raises meanwhile.
+        """
+        found = []
+        for name, options in parse_reference(text):
+            with self.naming(kind, name):
+                component: Component[Any] = self.build(kind, name, options)
+                found.append(Resolved(component, self.identify(component)))
+        return found
+
+    @contextlib.contextmanager
+    def naming(self, kind: Kind, name: str) -> Iterator[None]:
+        """Turn whatever a plugin raises inside into a PluginError that names it."""
+        try:
+            yield
+        except FtbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            owner = self.find(kind, name).owner
+            raise PluginError(f"the {kind} '{name}' of {owner}: {describe(error)}") from error
+
+    def identify(self, component: Component[Any]) -> ComponentId:
         """Return the part of a run's identity that ``component``, built here, is.
 
         PluginError where a member is missing, its fingerprint is no string, or an option has no

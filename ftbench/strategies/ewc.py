@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 from torch import nn
 
 from ftbench.backbone import Model, Stage
-from ftbench.component import Options
 from ftbench.errors import SpecError
 from ftbench.fisher import diagonal_fisher
 from ftbench.ops import QuadraticPenalty
@@ -27,12 +26,11 @@ class EWCOptions(StrategyOptions):
     )
 
 
-class EWC(Strategy):
+class EWC(Strategy[EWCOptions]):
     """Everything trains under ``λ/2·Σ F_i (θ_i − θ⁰_i)²``; no decay on the shared weights."""
 
     name = "ewc"
     version = "1"
-    Options: ClassVar[type[Options]] = EWCOptions
 
     def prepare(self, model: Model, source: Source | None) -> None:
         """Estimate the pre-trained model's Fisher with its own head on source samples."""

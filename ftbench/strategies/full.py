@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from ftbench.backbone import Stage
-from ftbench.component import Options
 from ftbench.strategy import Strategy, StrategyOptions
 
 
@@ -22,12 +19,11 @@ class FullOptions(StrategyOptions):
     )
 
 
-class Full(Strategy):
+class Full(Strategy[FullOptions]):
     """Everything trains from pre-trained weights; ``decay`` below 1 gives differential rates."""
 
     name = "full"
     version = "1"
-    Options: ClassVar[type[Options]] = FullOptions
 
     def rate(self, stage: Stage, progress: float) -> float:
         """Return ``decay`` to the power of the distance from the head."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from ftbench.backbone import Stage
-from ftbench.component import Options
 from ftbench.strategy import Strategy, StrategyOptions
 
 
@@ -21,12 +18,11 @@ class HeadOnlyOptions(StrategyOptions):
     )
 
 
-class HeadOnly(Strategy):
+class HeadOnly(Strategy[HeadOnlyOptions]):
     """Only the new head trains, on the pre-trained features."""
 
     name = "head-only"
     version = "1"
-    Options: ClassVar[type[Options]] = HeadOnlyOptions
 
     def trains(self, stage: Stage, progress: float) -> bool:
         """Return whether this is the head."""

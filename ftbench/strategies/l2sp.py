@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from ftbench.backbone import Model, Stage, undecayed_parameters
-from ftbench.component import Options
 from ftbench.ops import QuadraticPenalty
 from ftbench.strategy import Strategy, StrategyOptions
 from ftbench.task import Source
@@ -23,12 +20,11 @@ class L2SPOptions(StrategyOptions):
     )
 
 
-class L2SP(Strategy):
+class L2SP(Strategy[L2SPOptions]):
     """Everything trains under ``α/2·‖w_S − w_S⁰‖² + β/2·‖w_new‖²``, without weight decay."""
 
     name = "l2sp"
     version = "1"
-    Options: ClassVar[type[Options]] = L2SPOptions
 
     def prepare(self, model: Model, source: Source | None) -> None:
         """Remember the starting point."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from ftbench.backbone import Model, Stage
-from ftbench.component import Options
 from ftbench.errors import SpecError
 from ftbench.strategy import Strategy, StrategyOptions
 from ftbench.task import Source
@@ -19,12 +16,11 @@ class PartialOptions(StrategyOptions):
     stages: int = Field(1, ge=0, description="how many of the last stages train with the head")
 
 
-class Partial(Strategy):
+class Partial(Strategy[PartialOptions]):
     """The last ``stages`` stages and the head train; what is below keeps its general features."""
 
     name = "partial"
     version = "1"
-    Options: ClassVar[type[Options]] = PartialOptions
 
     def prepare(self, model: Model, source: Source | None) -> None:
         """Refuse more stages than there are: the run would be full fine-tuning by another name."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ftbench.backbone import Stage
-from ftbench.component import Options
 from ftbench.strategy import Strategy, StrategyOptions
 
 
@@ -25,12 +24,11 @@ class ProgressiveOptions(StrategyOptions):
     )
 
 
-class Progressive(Strategy):
+class Progressive(Strategy[ProgressiveOptions]):
     """Stages thaw from the top down, in phases of equal length."""
 
     name = "progressive"
     version = "2"
-    Options: ClassVar[type[Options]] = ProgressiveOptions
 
     def trains(self, stage: Stage, progress: float) -> bool:
         """Return whether the stage has thawed."""

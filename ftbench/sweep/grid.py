@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from ftbench import subsets
-from ftbench.backbone import BackboneFamily
-from ftbench.component import parse_reference
 from ftbench.config import SweepSpec
-from ftbench.errors import FtbenchError, PluginError, SpecError
-from ftbench.plugins import Catalogue, Kind
+from ftbench.errors import SpecError
+from ftbench.plugins import Catalogue, Kind, Part, Resolved
 from ftbench.records import ComponentId, RunSpec, identity_key
 from ftbench.task import Task, pool_strata, require_rows
 
@@ -21,16 +17,16 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
 
     Every name, option and size is checked here, before anything trains: SpecError or PluginError.
     """
-    task, task_id = _one(catalogue, "task", spec.task)
-    _, backbone_id = _one(catalogue, "backbone", spec.backbone)
+    task = _only("task", spec.task, catalogue.resolve("task", spec.task))
+    backbone = _only("backbone", spec.backbone, catalogue.resolve("backbone", spec.backbone))
     strategies = _strategies(catalogue, spec.strategies)
-    with _naming(catalogue, "task", task.name):
-        sizes = _sizes(spec, cast(Task, task))
+    with catalogue.naming("task", task.component.name):
+        sizes = _sizes(spec, task.component)
     recipe = spec.recipe.model_dump(mode="json")
     return [
         RunSpec(
-            task=task_id,
-            backbone=backbone_id,
+            task=task.identity,
+            backbone=backbone.identity,
             strategy=strategy,
             recipe=recipe,
             size=size,
@@ -46,45 +42,26 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
 
 def check_test_set(spec: SweepSpec, catalogue: Catalogue) -> None:
     """Raise SpecError where the task has no test rows; nothing but their number is looked at."""
-    name, options = parse_reference(spec.task)[0]
-    with _naming(catalogue, "task", name):
-        task = cast(Task, catalogue.build("task", name, options))
-        require_rows(task, "test()", task.test())
+    for task in catalogue.resolve("task", spec.task):
+        with catalogue.naming("task", task.component.name):
+            require_rows(task.component, "test()", task.component.test())
 
 
-def _one(catalogue: Catalogue, kind: Kind, text: str) -> tuple[Task | BackboneFamily, ComponentId]:
-    references = parse_reference(text)
-    if len(references) > 1:
+def _only(kind: Kind, text: str, found: Sequence[Resolved[Part]]) -> Resolved[Part]:
+    if len(found) > 1:
         raise SpecError(f"{kind} '{text}' is a grid; a sweep has one {kind}")
-    with _naming(catalogue, kind, references[0][0]):
-        component = cast("Task | BackboneFamily", catalogue.build(kind, *references[0]))
-        return component, catalogue.identify(component)
-
-
-@contextlib.contextmanager
-def _naming(catalogue: Catalogue, kind: Kind, name: str) -> Iterator[None]:
-    """Turn whatever a plugin raises while the grid is expanded into an error that names it."""
-    try:
-        yield
-    except FtbenchError:
-        raise
-    except (Exception, SystemExit) as error:
-        owner = catalogue.find(kind, name).owner
-        raise PluginError(
-            f"the {kind} '{name}' of {owner}: {type(error).__name__}: {error}"
-        ) from error
+    return found[0]
 
 
 def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]:
     found: dict[str, ComponentId] = {}
     for text in texts:
-        for name, options in parse_reference(text):
-            with _naming(catalogue, "strategy", name):
-                strategy = catalogue.identify(catalogue.build("strategy", name, options))
-            point = identity_key(strategy.identity())
+        for strategy in catalogue.resolve("strategy", text):
+            point = identity_key(strategy.identity.identity())
             if point in found:
-                raise SpecError(f"strategy '{text}' is in the spec twice, as '{strategy.label}'")
-            found[point] = strategy
+                label = strategy.component.label
+                raise SpecError(f"strategy '{text}' is in the spec twice, as '{label}'")
+            found[point] = strategy.identity
     return list(found.values())
 
 

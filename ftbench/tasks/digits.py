@@ -42,7 +42,7 @@ class DigitsOptions(Options):
     )
 
 
-class Digits(ClassificationTask):
+class Digits(ClassificationTask[DigitsOptions]):
     """1,797 real digits, 8×8 enlarged to 1×32×32: a pool of 1,297 and 500 for test, or by writer.
 
     ``split="blocks"`` holds out the writers of four forms: a pool of 1,281 and 516 for test.
@@ -51,7 +51,6 @@ class Digits(ClassificationTask):
     name = "digits"
     version = "1"
     classes = 10
-    Options = DigitsOptions
 
     def pool(self) -> TensorExamples:
         """Return the rows outside the test set: 1,297, or 1,281 of ten other forms."""

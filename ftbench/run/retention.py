@@ -1,0 +1,66 @@
+"""What of the source task a run keeps, and what of it a strategy may see."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from ftbench import scores
+from ftbench.answers import require
+from ftbench.backbone import Backbone, BackboneFamily, Model
+from ftbench.evaluate import evaluate
+from ftbench.strategy import Strategy
+from ftbench.task import Source, SourceTask, Task, require_examples, require_rows
+
+
+@dataclass(frozen=True)
+class Retention:
+    """A source task, and the head that was trained on it."""
+
+    task: SourceTask
+    head: nn.Module
+
+
+def find_retention(
+    task: Task, family: BackboneFamily, strategy: Strategy, backbone: Backbone, device: str
+) -> Retention | None:
+    """Return the task's source where the backbone's source head was trained for it."""
+    source = task.source()
+    if source is not None:
+        what = f"task '{task.name}': source() returned"
+        require(source, SourceTask, what, "an ftbench.SourceTask or None")
+    if source is None or source.name != family.source:
+        return None
+    # Random weights keep nothing of a source, whatever head a backbone hands out with them.
+    if not strategy.pretrained or backbone.source_head is None:
+        return None
+    return Retention(source, backbone.source_head.to(device))
+
+
+def visible_source(
+    task: Task, retention: Retention | None, model: Model, device: str
+) -> Source | None:
+    """Return what a strategy may see: copies of the samples and of the head.
+
+    What the head shares with the stages stays shared, or a Fisher would miss that use of it.
+    """
+    if retention is None:
+        return None
+    require_examples(task, "source().samples", retention.task.samples, "subset")
+    samples = retention.task.samples.subset(np.arange(len(retention.task.samples)))
+    shared = {id(parameter): parameter for parameter in model.stages.parameters()}
+    return Source(samples.to(device), copy.deepcopy(retention.head, shared))
+
+
+def source_accuracy(
+    task: Task, retention: Retention | None, model: Model, device: str
+) -> float | None:
+    """Return the accuracy of the stages with the source head on the rows held out for it."""
+    if retention is None:
+        return None
+    whole = nn.Sequential(*model.stages, retention.head)
+    held_out = require_rows(task, "source().held_out", retention.task.held_out, "to")
+    return evaluate(whole, held_out.to(device), scores.accuracy)

@@ -1,0 +1,255 @@
+"""The parts of one run, and the work from the spec to the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ftbench import rng, subsets
+from ftbench.answers import require
+from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
+from ftbench.errors import DivergedError, FtbenchError
+from ftbench.evaluate import checked_scores, evaluate
+from ftbench.memory import PeakMemory
+from ftbench.plugins import Catalogue
+from ftbench.recipe import Recipe
+from ftbench.records import RunSpec
+from ftbench.run.isolation import wait_for
+from ftbench.run.retention import Retention, find_retention, source_accuracy, visible_source
+from ftbench.strategy import Strategy
+from ftbench.task import ClassificationTask, Examples, Task, require_rows
+from ftbench.train import (
+    Seconds,
+    Stopwatch,
+    TrainingLog,
+    check_declared,
+    check_features,
+    rehearse_optimizer,
+    train,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of: its spec, and what the catalogue made of the names in it."""
+
+    spec: RunSpec
+    device: str  # cpu or cuda:N
+    recipe: Recipe
+    task: Task
+    family: BackboneFamily
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The rows of a run, in their roles."""
+
+    training: Examples
+    validation: Examples | None
+    fingerprint: str
+    pool_rows: int
+    overlap: float  # expected share of rows in common with another seed's
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What preparing, training and finishing took together."""
+
+    log: TrainingLog
+    seconds: Seconds
+    peak_bytes: int | None
+
+
+def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
+    """Return the parts of a run; FtbenchError where data or weights are not those of its spec."""
+    parts = Parts(
+        spec=spec,
+        device=device,
+        recipe=Recipe.model_validate(spec.recipe),
+        task=catalogue.build("task", spec.task.name, spec.task.options),
+        family=catalogue.build("backbone", spec.backbone.name, spec.backbone.options),
+        strategy=catalogue.build("strategy", spec.strategy.name, spec.strategy.options),
+    )
+    for part, expected in ((parts.task, spec.task), (parts.family, spec.backbone)):
+        if part.fingerprint() != expected.fingerprint:
+            raise FtbenchError(
+                f"the data or weights of {part.kind} '{part.name}' changed since the sweep "
+                "was planned; start it again"
+            )
+    return parts
+
+
+def carry_out(
+    parts: Parts, deadline: float | None, on_step: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """Return the fields of the record that a finished run fills in.
+
+    ``deadline`` is a value of ``time.monotonic()``; ``on_step`` hears a step and their number.
+    """
+    budget = draw_budget(parts)
+    backbone = _build_backbone(parts)
+    model = _build_model(parts, backbone)
+    retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
+    _check_features(parts, model, backbone.features, retention, budget)
+    before = source_accuracy(parts.task, retention, model, parts.device)
+    costs = _fine_tune(parts, model, budget, retention, deadline, on_step)
+    results, test_rows = _scores(parts, model)
+    if before is not None:
+        after = source_accuracy(parts.task, retention, model, parts.device)
+        assert after is not None  # as before training
+        results |= {"source_accuracy_before": before, "source_accuracy_after": after}
+    _refuse_nonfinite(results)
+    return {
+        "scores": results,
+        "costs": _costs(costs, model),
+        "protocol": _protocol(parts, budget, costs.log, test_rows, retention),
+        "metrics": [dataclasses.asdict(metric) for metric in parts.task.metrics],
+    }
+
+
+def draw_budget(parts: Parts) -> Budget:
+    """Return the rows of the run's budget on its device, validation apart where it needs some."""
+    pool = require_rows(parts.task, "pool()", parts.task.pool(), "subset")
+    size, seed = parts.spec.size, parts.spec.seed
+    rows = subsets.draw(pool.strata, size, seed)
+    chosen = pool.subset(rows)
+    training, validation = chosen, None
+    if parts.recipe.patience is not None:
+        share = parts.recipe.validation_share
+        kept, held = subsets.split_validation(chosen.strata, share, seed)
+        training, validation = chosen.subset(kept), chosen.subset(held).to(parts.device)
+    return Budget(
+        training=training.to(parts.device),
+        validation=validation,
+        fingerprint=subsets.fingerprint(rows),
+        pool_rows=len(pool),
+        overlap=subsets.expected_overlap(pool.strata, size),
+    )
+
+
+def _build_backbone(parts: Parts) -> Backbone:
+    with rng.isolated(parts.spec.seed, "random weights"):
+        built = parts.family.build(pretrained=parts.strategy.pretrained)
+    return check_declared(parts.family.name, built)
+
+
+def _build_model(parts: Parts, backbone: Backbone) -> Model:
+    head = parts.task.head(
+        backbone.features, dropout=parts.recipe.head_dropout, seed=parts.spec.seed
+    )
+    what = f"task '{parts.task.name}': head() returned"
+    module = require(head, nn.Module, what, "a torch.nn.Module")
+    return Model(backbone.stages, module).to(parts.device)
+
+
+def _check_features(
+    parts: Parts, model: Model, width: int, retention: Retention | None, budget: Budget
+) -> None:
+    """Refuse a backbone whose features no head can take, before anything trains."""
+    # Two rows always: a stage may squeeze the rows of one away.
+    rows = np.arange(2) % len(budget.training)
+    with rng.isolated(parts.spec.seed, "shapes"):
+        check_features(
+            parts.family.name,
+            model,
+            width,
+            budget.training.batch(rows).inputs,
+            any_kind=getattr(type(parts.task), "head", None) is not ClassificationTask.head,
+            source_head=retention.head if retention is not None else None,
+        )
+
+
+def _fine_tune(
+    parts: Parts,
+    model: Model,
+    budget: Budget,
+    retention: Retention | None,
+    deadline: float | None,
+    on_step: Callable[[int, int], None] | None,
+) -> Costs:
+    """Prepare, train and finish the model in place; return what that took."""
+    # What the harness copies and loads for itself comes before clock and memory start.
+    rehearse_optimizer(parts.recipe, parts.device)
+    visible = visible_source(parts.task, retention, model, parts.device)
+    wait_for(parts.device)
+    peak, watch = PeakMemory(parts.device), Stopwatch()
+    parts.strategy.prepare(model, visible)
+    wait_for(parts.device)
+    prepare = watch.read()
+    peak.mark()  # the warm-up that comes now is no part of the run
+    del visible  # its memory is the strategy's where it keeps it, and else nobody's
+    log = train(
+        model,
+        budget.training,
+        validation=budget.validation,
+        strategy=parts.strategy,
+        recipe=parts.recipe,
+        loss=parts.task.loss,
+        seed=parts.spec.seed,
+        deadline=deadline,
+        on_ready=peak.skip,
+        on_step=on_step,
+    )
+    watch = Stopwatch()
+    parts.strategy.finish(model)
+    wait_for(parts.device)
+    return Costs(log, prepare + log.loop + watch.read(), peak.peak_bytes())
+
+
+def _scores(parts: Parts, model: Model) -> tuple[dict[str, float], int]:
+    """Return the scores on the test set and its number of rows: the one look at it."""
+    test = require_rows(parts.task, "test()", parts.task.test(), "to").to(parts.device)
+    scored = evaluate(model, test, parts.task.score)
+    return checked_scores(parts.task, scored), len(test)
+
+
+def _refuse_nonfinite(results: dict[str, float]) -> None:
+    for name, value in results.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"the score {name} is {value}")
+
+
+def _costs(costs: Costs, model: Model) -> dict[str, float | None]:
+    return {
+        "train_seconds": costs.seconds.wall,
+        "train_cpu_seconds": costs.seconds.cpu,
+        "step_seconds": costs.log.loop.wall / costs.log.steps,
+        "seconds_saved_by_cache": 0.0,
+        "peak_memory_bytes": costs.peak_bytes,
+        "trainable_parameters": costs.log.trainable_parameters,
+        "total_parameters": parameter_count(model),
+    }
+
+
+def _protocol(
+    parts: Parts,
+    budget: Budget,
+    log: TrainingLog,
+    test_rows: int,
+    retention: Retention | None,
+) -> dict[str, Any]:
+    return {
+        "subset_fingerprint": budget.fingerprint,
+        "subset_overlap": budget.overlap,
+        "pool_rows": budget.pool_rows,
+        "training_rows": len(budget.training),
+        "validation_rows": len(budget.validation) if budget.validation is not None else 0,
+        "test_rows": test_rows,
+        "source_rows": len(retention.task.held_out) if retention is not None else 0,
+        "batch_size": min(parts.recipe.batch_size, len(budget.training)),
+        "steps": log.steps,
+        "planned_steps": log.planned_steps,
+        "best_step": log.best_step,
+        "validation_loss": log.validation_loss,
+        "final_loss": log.final_loss,
+        "norm_statistics": log.norm_statistics,
+        "tuning_trials": 0,
+        "shared_device": False,  # one run at a time
+    }
