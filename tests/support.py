@@ -18,42 +18,6 @@ from ftbench.records import ComponentId, RunRecord, RunSpec, labels_of
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 
-# The tiny task and backbone of conftest.py as an importable module, with strategies that misbehave.
-_TINY_MODULE = f"""
-import importlib.util, os, time
-import torch
-import ftbench
-spec = importlib.util.spec_from_file_location("tiny_definitions", {str(TESTS / "conftest.py")!r})
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
-
-class Raises(ftbench.Strategy):
-    name = "raises"
-    def prepare(self, model, source):
-        raise RuntimeError("no such luck")
-
-class Diverges(ftbench.Strategy):
-    name = "diverges"
-    def rate(self, stage, progress):
-        self.progress = progress
-        return 1.0
-    def penalty(self, model):
-        # Not in the first step, where no weight has moved and the strategy itself would be wrong.
-        return next(model.head.parameters()).sum() * (float("nan") if self.progress else 0.0)
-
-class Slow(ftbench.Strategy):
-    name = "slow"
-    # In the process that has it in its environment, the run after so many waits to be interrupted.
-    runs_before_it_waits = int(os.environ.pop("TINY_WAITS_AFTER", 10**6))
-    class Options(ftbench.StrategyOptions):
-        seconds: float = 0.05
-    def prepare(self, model, source):
-        Slow.runs_before_it_waits -= 1
-        time.sleep(600 if Slow.runs_before_it_waits < 0 else self.options.seconds)
-
-plugin = tiny.TinyPlugin(strategies=[Raises, Diverges, Slow])
-"""
-
 
 class Clock:
     """Stands in for the module ``time``: it stands still until something sleeps on it."""
@@ -93,7 +57,7 @@ def tiny_distribution(folder):
         folder,
         "ftbench-tiny",
         entry_points={"tiny": "ftbench_tiny:plugin"},
-        modules={"ftbench_tiny": _TINY_MODULE},
+        modules={"ftbench_tiny": (TESTS / "tiny.py").read_text()},
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ftbench
-from tests.conftest import TinyNet, TinyTask, tiny_stages
+from tests.tiny import TinyNet, TinyTask, tiny_stages
 
 SCORES = {"accuracy": 1.0, "macro_f1": 1.0, "nll": 0.0, "ece": 0.0}
 

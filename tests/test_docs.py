@@ -19,8 +19,8 @@ from ftbench.report.frame import to_frame
 from ftbench.report.summary import Standing, summarize
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
-from tests.conftest import TinyPlugin
 from tests.support import ROOT, TESTS, grid, tiny_sweep
+from tests.tiny import TinyPlugin
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

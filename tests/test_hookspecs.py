@@ -4,8 +4,8 @@ import pytest
 
 import ftbench
 from ftbench.sweep import run_sweep
-from tests.conftest import TinyPlugin
 from tests.support import tiny_sweep
+from tests.tiny import TinyPlugin
 
 
 def catalogue_with(**hooks):

@@ -10,8 +10,8 @@ import ftbench
 from ftbench.errors import PluginError, SpecError
 from ftbench.plugins import GROUP, load_catalogue
 from ftbench.records import METRIC_COSTS, METRIC_FIELDS, RESERVED_SCORES
-from tests.conftest import TinyPlugin
 from tests.support import distribution
+from tests.tiny import TinyPlugin
 
 STRATEGY = """
 import ftbench

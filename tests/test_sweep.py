@@ -7,8 +7,8 @@ import ftbench
 from ftbench.errors import SpecError, StoreError
 from ftbench.store import read_records
 from ftbench.sweep import Progress, run_sweep
-from tests.conftest import TinyPlugin
 from tests.support import tiny_sweep
+from tests.tiny import TinyPlugin
 
 
 def test_a_sweep_leaves_a_record_a_run_and_the_derived_files(tmp_path, catalogue):

@@ -21,8 +21,8 @@ from ftbench.sweep import (
     why,
     why_new,
 )
-from tests.conftest import TinyPlugin
 from tests.support import run_record, run_spec, tiny_sweep
+from tests.tiny import TinyPlugin
 
 
 def points(runs):

@@ -9,8 +9,8 @@ from ftbench.cli import sweeping
 from ftbench.ops import MixPlan
 from ftbench.sweep import check_test_set
 from ftbench.task import pool_strata
-from tests.conftest import TinyPlugin
 from tests.support import tiny_sweep
+from tests.tiny import TinyPlugin
 
 
 @pytest.fixture

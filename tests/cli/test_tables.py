@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import ftbench
-from tests.conftest import TinyPlugin
 from tests.support import distribution, grid, run_record, tiny_sweep, write_runs
+from tests.tiny import TinyPlugin
 
 SCORES = {"a": [0.90, 0.91, 0.92], "b": [0.50, 0.51, 0.53]}
 
