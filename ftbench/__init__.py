@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ftbench.config import SweepSpec, load_spec
     from ftbench.errors import FtbenchError
     from ftbench.fisher import diagonal_fisher
+    from ftbench.format import Format
     from ftbench.hookspecs import hookimpl
+    from ftbench.metric import Metric
     from ftbench.ops import QuadraticPenalty
     from ftbench.plugins import load_catalogue
     from ftbench.recipe import Recipe
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
         Batch,
         ClassificationTask,
         Examples,
-        Metric,
         Source,
         SourceTask,
         Task,
@@ -41,7 +42,9 @@ _HOMES = {
     "config": ("SweepSpec", "load_spec"),
     "errors": ("FtbenchError",),
     "fisher": ("diagonal_fisher",),
+    "format": ("Format",),
     "hookspecs": ("hookimpl",),
+    "metric": ("Metric",),
     "ops": ("QuadraticPenalty",),
     "plugins": ("load_catalogue",),
     "recipe": ("Recipe",),
@@ -53,7 +56,6 @@ _HOMES = {
         "Batch",
         "ClassificationTask",
         "Examples",
-        "Metric",
         "Source",
         "SourceTask",
         "Task",
@@ -69,6 +71,7 @@ __all__ = [
     "Batch",
     "ClassificationTask",
     "Examples",
+    "Format",
     "FtbenchError",
     "Metric",
     "Model",

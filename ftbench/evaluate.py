@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils import _pytree
 
 from ftbench.answers import require_number
+from ftbench.columns import is_taken
 from ftbench.errors import FtbenchError
-from ftbench.records import RESERVED_PREFIXES, RESERVED_SCORES
 from ftbench.task import Examples, Task
 
 EVALUATION_BATCH = 256
@@ -68,6 +68,6 @@ def _problem(names: list[object] | None, declared: list[str]) -> str:
     for name in names or ():
         if not isinstance(name, str):
             return f"names a score {name!r} that is no string"
-        if name in RESERVED_SCORES or name.startswith(RESERVED_PREFIXES):
+        if is_taken(name):
             return f"names the column {name}"
     return ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
     from ftbench.backbone import BackboneFamily
+    from ftbench.format import Format
     from ftbench.records import RunRecord, RunSpec
     from ftbench.strategy import Strategy
     from ftbench.task import Task
@@ -34,8 +35,8 @@ def ftbench_backbones() -> Iterable[type[BackboneFamily]]:  # type: ignore[empty
 
 
 @hookspec
-def ftbench_report_formats() -> Mapping[str, Callable[[Any], str]]:  # type: ignore[empty-body]
-    """Return functions from a report Summary to text, by format name."""
+def ftbench_report_formats() -> Mapping[str, Format]:  # type: ignore[empty-body]
+    """Return report formats by name: functions from a Summary to text or bytes."""
 
 
 @hookspec

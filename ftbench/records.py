@@ -5,63 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, get_args
+
+from ftbench.columns import is_taken
+from ftbench.metric import METRIC_FIELDS
 
 SCHEMA = 1  # the version of a line in runs.jsonl
 HARNESS = "1"
 """Raised when the training loop, the draws or the scores change: it is part of every run's key."""
 
 COMPONENTS = ("task", "backbone", "strategy")
-PART_COLUMNS = ("owner", "version", "fingerprint", "source")
-RESERVED_SCORES = frozenset(
-    {
-        *("task", "backbone", "strategy", "size", "seed", "status", "message", "key", "condition"),
-        *("source_accuracy_before", "source_accuracy_after", "device", "device_type"),
-        *("train_seconds", "train_cpu_seconds", "step_seconds", "seconds_saved_by_cache"),
-        "peak_memory_bytes",
-        *("trainable_parameters", "total_parameters", "run_seconds", "started_at"),
-        *("subset_fingerprint", "training_rows", "validation_rows", "test_rows", "source_rows"),
-        *("pool_rows", "subset_overlap"),
-        *("batch_size", "steps", "planned_steps", "best_step", "validation_loss", "final_loss"),
-        *("norm_statistics", "tuning_trials", "shared_device", "threads", "deterministic"),
-        *("harness", "strategy_name", "strategy_options", "metrics"),
-        *(f"{part}_{of}" for part in COMPONENTS for of in PART_COLUMNS),
-    }
-)
-"""Columns of the results that no score of a task may be named like."""
-RESERVED_PREFIXES = ("recipe_", "env_", "_")
-
-
-def is_taken(name: str) -> bool:
-    """Return whether the results have a column of that name, so that no metric may."""
-    return name in RESERVED_SCORES or name.startswith(RESERVED_PREFIXES)
-
-
-METRIC_COSTS = ("", "measured", "counted")  # what ftbench.Metric's cost may be
-
-
-def _is(*kinds: type) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, kinds)
-
-
-METRIC_FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "name": (_is(str), "a string"),
-    "title": (_is(str), "a string"),
-    "higher_is_better": (_is(bool, type(None)), "True, False or None"),
-    "percent": (_is(bool), "True or False"),
-    "rows": (_is(str), "the name of a column that counts rows"),
-    "scored_on": (_is(str), "the name of a column that counts rows"),
-    "cost": (
-        lambda value: isinstance(value, str) and value in METRIC_COSTS,
-        f"one of {', '.join(map(repr, METRIC_COSTS))}",
-    ),
-}
-"""By field of an ftbench.Metric: whether tables can read a value of it, and what they expect."""
-
 Status = Literal["ok", "failed", "diverged", "out-of-memory", "timeout", "crashed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from ftbench import rng, scores
 from ftbench.answers import described
 from ftbench.component import Component, OptionsT
 from ftbench.errors import SpecError
+from ftbench.metric import CLASSIFICATION, Metric
 from ftbench.ops import MixPlan, mixed_cross_entropy
 
 
@@ -113,27 +114,6 @@ class SourceTask:
     held_out: Examples
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a score reads: its name, unit and direction.
-
-    ``higher_is_better`` None: tables mark no best. ``rows`` names the column that counts the rows
-    where the score is a share of rows, and so a multiple of one over them: ``test_rows``.
-    ``scored_on`` names the column that counts the rows it is taken on, a share or not.
-
-    ``cost`` says that the number is no score: ``measured`` on a device (seconds, bytes) or
-    ``counted`` (parameters). Tables show a cost's mean and spread, test nothing and mark no best.
-    """
-
-    name: str
-    title: str
-    higher_is_better: bool | None = True
-    percent: bool = False  # shown times 100
-    rows: str = ""
-    scored_on: str = "test_rows"
-    cost: Literal["", "measured", "counted"] = ""
-
-
 class Task(Component[OptionsT]):
     """Base of a task plugin. ``metrics[0]`` is the score that tables show unless asked otherwise.
 
@@ -180,12 +160,7 @@ class ClassificationTask(Task[OptionsT]):
     """A task with one of K labels a row: linear head, cross-entropy, and the scores of those."""
 
     classes: ClassVar[int]
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "accuracy (%)", percent=True, rows="test_rows"),
-        Metric("macro_f1", "macro F1 (%)", percent=True),
-        Metric("nll", "NLL (nats)", higher_is_better=False),
-        Metric("ece", "ECE (%)", higher_is_better=False, percent=True),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = CLASSIFICATION
 
     def head(self, features: int, *, dropout: float, seed: int) -> nn.Module:
         """Return dropout and a linear layer, drawn U(±1/√features) from ``seed`` alone."""

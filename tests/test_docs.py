@@ -10,13 +10,15 @@ import typer
 from torch import nn
 
 import ftbench
-from ftbench import hookspecs
+from ftbench import columns, hookspecs
 from ftbench.cli.app import app
 from ftbench.config import SweepSpec, parse_spec, read_toml
 from ftbench.recipe import Recipe
-from ftbench.report.formats import comma_separated, comparisons
+from ftbench.report.formats.comparisons import comparisons
+from ftbench.report.formats.csv import comma_separated
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import Standing, summarize
+from ftbench.report.summary import Standing
+from ftbench.report.tables import summarize
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
 from tests.support import ROOT, TESTS, grid, tiny_sweep
@@ -44,11 +46,13 @@ def documented(heading):
 
 def test_every_column_of_load_results_is_documented_and_no_other(tmp_path, catalogue):
     run_sweep(tiny_sweep(strategies=("full",)), tmp_path, catalogue=catalogue)
-    columns = set(ftbench.load_results(tmp_path))
-    names = documented("column")
-    assert "recipe_*" in names
+    found = set(ftbench.load_results(tmp_path))
+    scores = documented("score")
+    assert scores == {metric.name for metric in ftbench.ClassificationTask.metrics}
     recipe = {f"recipe_{name}" for name in ftbench.Recipe.model_fields}
-    assert columns == (names - {"recipe_*"}) | recipe
+    declared = {column.name for column in columns.COLUMNS}
+    assert found == (declared - {"recipe_*"}) | recipe | scores
+    assert columns.with_table(RESULTS) == RESULTS, "python -m ftbench.columns docs/results.md"
 
 
 def test_every_file_of_a_sweep_is_documented(tmp_path, catalogue):
@@ -174,7 +178,7 @@ def test_the_report_format_that_the_reference_shows_works():
     shown = {"ftbench": ftbench}
     exec(code, shown)
     summary = summarize(to_frame(grid({"a": [0.9], "b": [0.5]})))
-    assert shown["ftbench_report_formats"]()["names"](summary) == "a\nb"
+    assert shown["ftbench_report_formats"]()["names"].render(summary) == "a\nb"
 
 
 def test_every_public_name_that_the_documents_use_is_public():

@@ -39,9 +39,7 @@ def test_ftbench_backbones_offers_a_backbone_by_name():
 
 
 def test_ftbench_report_formats_offers_a_format_by_name():
-    def shout(summary):
-        return "TABLE"
-
+    shout = ftbench.Format(lambda summary: "TABLE", ".txt")
     catalogue = catalogue_with(ftbench_report_formats=lambda self: {"loud": shout})
     assert catalogue.find("format", "loud").value is shout
 

@@ -7,10 +7,10 @@ import re
 import pytest
 
 import ftbench
-from ftbench.report.formats import markdown
+from ftbench import columns
+from ftbench.report.formats.markdown import markdown
 from ftbench.report.frame import NUMBERS, to_frame
-from ftbench.report.metrics import COMMON_METRICS
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 from ftbench.results import write_derived
 from ftbench.store import read_records
 from tests.support import (
@@ -214,8 +214,8 @@ def test_an_identity_of_too_many_levels_is_skipped(tmp_path, caplog):
 
 
 def test_every_metric_that_tables_know_is_a_number_in_every_frame():
-    known = (*COMMON_METRICS, *ftbench.ClassificationTask.metrics)
-    assert {metric.name for metric in known} <= NUMBERS
+    known = (*columns.metrics(), *(m.name for m in ftbench.ClassificationTask.metrics))
+    assert set(known) <= NUMBERS
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")

@@ -11,8 +11,8 @@ import pytest
 
 import ftbench
 from ftbench.cli import main
-from ftbench.report.formats import comma_separated
-from ftbench.report.summary import summarize
+from ftbench.report.formats.csv import comma_separated
+from ftbench.report.tables import summarize
 from ftbench.store import Store, read_records
 from tests.support import TINY_FLAGS, environment_with, ftbench_process, tiny_distribution
 

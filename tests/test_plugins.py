@@ -7,9 +7,10 @@ from typing import get_args, get_type_hints
 import pytest
 
 import ftbench
+from ftbench import columns
 from ftbench.errors import PluginError, SpecError
+from ftbench.metric import COSTS, METRIC_FIELDS
 from ftbench.plugins import GROUP, load_catalogue
-from ftbench.records import METRIC_COSTS, METRIC_FIELDS, RESERVED_SCORES
 from tests.support import distribution
 from tests.tiny import TinyPlugin
 
@@ -115,7 +116,7 @@ BROKEN = {
     ),
     "formats in a list": (
         HOOK + "def ftbench_report_formats(): return ['latex']",
-        "ftbench_report_formats() returned ['latex']; expected functions by format name",
+        "ftbench_report_formats() returned ['latex']; expected an ftbench.Format by name",
     ),
     "a name with a slash": (
         STRATEGY.format(name="lora/r8"),
@@ -128,7 +129,7 @@ BROKEN = {
         "Mine.name: the name 5 is no string",
     ),
     "a format's name": (
-        HOOK + "def ftbench_report_formats(): return {'two words': print}",
+        HOOK + "def ftbench_report_formats(): return {'two words': ftbench.Format(print, '.x')}",
         "the name 'two words' cannot be written",
     ),
     "a version that is a number": (
@@ -220,7 +221,19 @@ BROKEN = {
     ),
     "a format that cannot be called": (
         HOOK + "def ftbench_report_formats(): return {'latex': 'nope'}",
-        "latex",
+        "format 'latex' is 'nope', not an ftbench.Format",
+    ),
+    "a format that is a bare function": (
+        HOOK + "def ftbench_report_formats(): return {'latex': print}",
+        "write ftbench.Format(function, '.suffix')",
+    ),
+    "a format whose render is no function": (
+        HOOK + "def ftbench_report_formats(): return {'latex': ftbench.Format('x', '.tex')}",
+        "format 'latex': render is 'x', not a function",
+    ),
+    "a format without a suffix": (
+        HOOK + "def ftbench_report_formats(): return {'latex': ftbench.Format(print, 'tex')}",
+        "format 'latex': suffix is 'tex', expected one such as '.md'",
     ),
 }
 
@@ -445,7 +458,7 @@ def test_no_metric_may_be_named_like_a_column(column):
     class Timed(TinyPlugin.Task):
         metrics = (ftbench.Metric("fine", "fine"), ftbench.Metric(column, column))
 
-    assert column in RESERVED_SCORES
+    assert columns.is_taken(column)
     catalogue = load_catalogue(extra={"notebook": TinyPlugin(task=Timed)})
     [error] = catalogue.errors
     assert str(error.owner) == "notebook"
@@ -473,7 +486,7 @@ def test_a_metric_that_no_table_could_read_is_refused_at_load(changes, problem):
 
 def test_every_field_of_a_metric_is_checked_and_every_cost_is_known():
     assert list(METRIC_FIELDS) == [field.name for field in dataclasses.fields(ftbench.Metric)]
-    assert get_args(get_type_hints(ftbench.Metric)["cost"]) == METRIC_COSTS
+    assert get_args(get_type_hints(ftbench.Metric)["cost"]) == COSTS
 
 
 # Names.
@@ -581,3 +594,45 @@ def test_what_a_plugin_raises_while_a_reference_is_resolved_names_it(tiny):
     catalogue = load_catalogue(extra={"mine": type(tiny)(task=Broken)})
     with pytest.raises(PluginError, match=r"the task 'tiny' of mine.*: ValueError: no such file"):
         catalogue.resolve("task", "tiny")
+
+
+FORMAT = """
+import ftbench
+
+@ftbench.hookimpl
+def ftbench_report_formats():
+    return {"mine": ftbench.Format(str, ".txt")}
+"""
+
+
+@pytest.mark.parametrize(("entry_point", "loaded"), [("strategies", False), ("plugin", True)])
+def test_an_entry_point_named_after_a_kind_is_loaded_for_that_kind_alone(
+    tmp_path, monkeypatch, entry_point, loaded
+):
+    module = f"only_{entry_point}"
+    text = STRATEGY.format(name="mine")
+    distribution(tmp_path, "only", entry_points={entry_point: module}, modules={module: text})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_catalogue(kinds=["format"]).errors == []
+    assert (module in sys.modules) is loaded
+    assert "mine" in load_catalogue(kinds=["strategy"]).names("strategy")
+    assert "mine" in load_catalogue().names("strategy")
+    del sys.modules[module]
+
+
+def test_an_entry_point_named_after_a_kind_that_brings_another_is_an_error(tmp_path, monkeypatch):
+    text = STRATEGY.format(name="mine") + FORMAT
+    distribution(tmp_path, "both", entry_points={"strategies": "both"}, modules={"both": text})
+    monkeypatch.syspath_prepend(tmp_path)
+    catalogue = load_catalogue()
+    [error] = catalogue.errors
+    assert "brings ftbench_strategies() alone, and this one has ftbench_report_formats()" in (
+        error.error
+    )
+    assert "mine" not in catalogue.names("strategy")
+    del sys.modules["both"]
+
+
+def test_a_catalogue_of_some_kinds_does_not_say_that_others_are_missing():
+    with pytest.raises(ValueError, match="loaded for format, not task"):
+        load_catalogue(kinds=["format"]).find("task", "digits")

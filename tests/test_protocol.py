@@ -13,9 +13,9 @@ import pytest
 
 import ftbench
 from ftbench import subsets
-from ftbench.report.formats import markdown
+from ftbench.report.formats.markdown import markdown
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 
 ALL = ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks import startup
+from tests.support import grid, write_runs
 
 HEAVY = (
     *("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pyarrow"),
@@ -35,6 +36,18 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
         [sys.executable, "-c", report], check=True, capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("command", ["table", "status"])
+def test_what_reads_records_alone_does_not_wait_for_torch(tmp_path, command):
+    write_runs(tmp_path, grid({"a": [0.9, 0.91, 0.92], "b": [0.5, 0.6, 0.7]}))
+    code = f"import sys; sys.argv = ['ftbench', {command!r}, {str(tmp_path)!r}]\n"
+    code += "from ftbench.cli import main\n"
+    code += "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "a" in done.stdout
 
 
 def test_the_benchmark_of_starting_times_every_command(capsys):

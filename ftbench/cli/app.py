@@ -131,7 +131,7 @@ def table(
         str | None,
         typer.Option(
             "--format",
-            help="markdown, csv, comparisons or a plugin's; by default what fits a terminal, "
+            help="terminal, markdown, csv, comparisons or a plugin's; by default terminal on one, "
             "and markdown in a pipe.",
         ),
     ] = None,

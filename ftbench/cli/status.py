@@ -8,10 +8,8 @@ from pathlib import Path
 import typer
 
 from ftbench import store
-from ftbench import sweep as sweeps
 from ftbench.config import load_spec
 from ftbench.errors import FtbenchError, SpecError
-from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
 
 
@@ -31,6 +29,10 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
             raise SpecError(f"--why-rerun needs a plan: 'ftbench status {directory} SPEC.toml'")
         typer.echo(f"no plan: {directory} has no {store.SPEC}; name one: DIR SPEC.toml")
         return
+    # They bring torch: the counts above do not wait for it.
+    from ftbench import sweep as sweeps
+    from ftbench.plugins import load_catalogue
+
     try:
         spec = load_spec(spec_path or directory / store.SPEC)
         plan = sweeps.make_plan(sweeps.expand(spec, load_catalogue()), records)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftbench.errors import PluginError
+from ftbench.errors import PluginError, SpecError
 from ftbench.plugins import Entry, load_catalogue
 from ftbench.records import RunRecord
 from ftbench.results import load_results
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 # Reports bring pandas along: what makes no table does not wait for it.
 
 
-def choose_format(name: str | None) -> Entry | None:
-    """Return the format to print in: Markdown in a pipe, None for rich on a terminal."""
-    chosen = name or (None if sys.stdout.isatty() else "markdown")
-    return None if chosen is None else load_catalogue().find("format", chosen)
+def choose_format(name: str | None) -> Entry:
+    """Return the format to print in: the terminal's on one, Markdown in a pipe."""
+    chosen = name or ("terminal" if sys.stdout.isatty() else "markdown")
+    return load_catalogue(kinds=["format"]).find("format", chosen)
 
 
 def show(directory: Path, *, format_name: str | None = None, metric: str | None = None) -> None:
@@ -38,27 +38,28 @@ def show_records(records: Iterable[RunRecord]) -> None:
     _print(to_frame(records), choose_format(None))
 
 
-def _print(frame: pd.DataFrame, entry: Entry | None, metric: str | None = None) -> None:
-    from ftbench.report.summary import summarize
+def _print(frame: pd.DataFrame, entry: Entry, metric: str | None = None) -> None:
+    from ftbench.report.tables import summarize
 
     summary = summarize(frame, metric)
-    if entry is None:
-        from rich.console import Console
-
-        from ftbench.report.console import renderables
-
-        console = Console()
-        for renderable in renderables(summary, console):
-            console.print(renderable)
-        return
+    whose = f"the format '{entry.name}' of {entry.owner}"
     try:
-        written = entry.value(summary)
+        written = entry.value.render(summary)
     except Exception as error:
-        raise PluginError(
-            f"the format '{entry.name}' of {entry.owner} raised {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(written, str):
-        raise PluginError(
-            f"the format '{entry.name}' of {entry.owner} returned {type(written).__name__}, not str"
+        raise PluginError(f"{whose} raised {type(error).__name__}: {error}") from error
+    if isinstance(written, str):
+        sys.stdout.write(written)
+    elif isinstance(written, bytes):
+        _write_bytes(written, entry)
+    else:
+        raise PluginError(f"{whose} returned {type(written).__name__}, not str or bytes")
+
+
+def _write_bytes(written: bytes, entry: Entry) -> None:
+    if sys.stdout.isatty():
+        raise SpecError(
+            f"the format '{entry.name}' is no text; send it into a file: "
+            f"ftbench table --format {entry.name} > table{entry.value.suffix}"
         )
-    sys.stdout.write(written)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(written)

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 import pluggy
 
 from ftbench import hookspecs
-from ftbench.backbone import BackboneFamily
-from ftbench.component import Component, build_options, parse_reference
+from ftbench.component import Component, build_options, is_name, parse_reference
 from ftbench.errors import FtbenchError, PluginError, SpecError, did_you_mean
-from ftbench.plugins.declarations import (
-    component_problem,
-    name_problem,
-    require_complete,
-    require_fingerprint,
-)
+from ftbench.format import Format
 from ftbench.records import ComponentId
 from ftbench.source import source_hash
-from ftbench.strategy import Strategy
-from ftbench.task import Task
+
+if TYPE_CHECKING:
+    from ftbench.backbone import BackboneFamily
+    from ftbench.strategy import Strategy
+    from ftbench.task import Task
 
 ComponentKind = Literal["strategy", "task", "backbone"]
 Kind = ComponentKind | Literal["format"]
-COMPONENT_HOOKS: dict[str, tuple[ComponentKind, type[Component[Any]]]] = {
-    "ftbench_strategies": ("strategy", Strategy),
-    "ftbench_tasks": ("task", Task),
-    "ftbench_backbones": ("backbone", BackboneFamily),
+KINDS: tuple[Kind, ...] = (*get_args(ComponentKind), "format")
+HOOKS: Mapping[str, Kind] = {
+    "ftbench_strategies": "strategy",
+    "ftbench_tasks": "task",
+    "ftbench_backbones": "backbone",
+    "ftbench_report_formats": "format",
+}
+"""The kind that each hook offers; the others tell of events."""
+
+# By name, for they bring torch: what prints a table does not wait for it.
+_BASES: Mapping[Kind, str] = {
+    "strategy": "ftbench.strategy:Strategy",
+    "task": "ftbench.task:Task",
+    "backbone": "ftbench.backbone:BackboneFamily",
 }
 Part = TypeVar("Part", bound=Component[Any])
 _log = logging.getLogger("ftbench")
@@ -76,16 +84,25 @@ class LoadError:
     error: str
 
 
+def base_class(kind: Kind) -> type[Component[Any]]:
+    """Return the class that components of a kind inherit from."""
+    module, _, name = _BASES[kind].partition(":")
+    found: type[Component[Any]] = getattr(importlib.import_module(module), name)
+    return found
+
+
 class Catalogue:
-    """Every strategy, task, backbone and report format that is installed."""
+    """Every strategy, task, backbone and report format that is installed, or some of the kinds."""
 
     def __init__(
         self,
         manager: pluggy.PluginManager,
         owners: Mapping[str, Owner],
         errors: Iterable[LoadError] = (),
+        kinds: Collection[Kind] = KINDS,
     ) -> None:
         self._manager = manager
+        self._kinds = frozenset(kinds)
         self._owners = dict(owners)
         self.errors = list(errors)
         # One class by two entry points of a distribution is one entry.
@@ -98,6 +115,8 @@ class Catalogue:
         SpecError, with the nearest name, where there is none; PluginError, naming the owners,
         where there are several.
         """
+        if kind not in self._kinds:
+            raise ValueError(f"this catalogue was loaded for {', '.join(self._kinds)}, not {kind}")
         found = [e for e in self.entries if e.kind == kind and e.name == name]
         if not found:
             names = self.names(kind)
@@ -177,11 +196,11 @@ class Catalogue:
         PluginError where a member is missing, its fingerprint is no string, or an option has no
         form in JSON.
         """
+        from ftbench.plugins.declarations import require_complete, require_fingerprint
+
         entry = self.find(cast(Kind, component.kind), component.name)
         require_complete(component)
-        fingerprint = ""
-        if isinstance(component, Task | BackboneFamily):
-            fingerprint = require_fingerprint(component, component.fingerprint())
+        fingerprint = require_fingerprint(component)
         return ComponentId(
             name=component.name,
             owner=entry.owner.distribution,
@@ -214,29 +233,36 @@ class Catalogue:
         return found
 
     def _collect(self) -> Iterable[Entry]:
-        for hook, (kind, base) in COMPONENT_HOOKS.items():
-            for owner, components in self._offers(hook):
-                for component in components:
-                    problem = component_problem(component, base)
-                    if problem:
-                        self.errors.append(LoadError(owner, hook, problem))
-                        continue
-                    try:
-                        source = source_hash(component)
-                    except Exception as error:
-                        problem = f"the source of {component.__name__}: {describe(error)}"
-                        self.errors.append(LoadError(owner, hook, problem))
-                        continue
-                    yield Entry(kind, component.name, owner, component, source)
-        for owner, formats in self._offers("ftbench_report_formats"):
-            for name, function in formats.items():
-                problem = name_problem(name)
-                if not callable(function):
-                    problem = f"format '{name}' is {function!r}, not a function"
+        for hook, kind in HOOKS.items():
+            if kind in self._kinds:
+                found = self._formats(hook) if kind == "format" else self._components(hook, kind)
+                yield from found
+
+    def _components(self, hook: str, kind: Kind) -> Iterable[Entry]:
+        for owner, components in self._offers(hook):
+            from ftbench.plugins.declarations import component_problem
+
+            for component in components:
+                problem = component_problem(component, base_class(kind))
                 if problem:
-                    self.errors.append(LoadError(owner, "ftbench_report_formats", problem))
+                    self.errors.append(LoadError(owner, hook, problem))
                     continue
-                yield Entry("format", name, owner, function)
+                try:
+                    source = source_hash(component)
+                except Exception as error:
+                    problem = f"the source of {component.__name__}: {describe(error)}"
+                    self.errors.append(LoadError(owner, hook, problem))
+                    continue
+                yield Entry(kind, component.name, owner, component, source)
+
+    def _formats(self, hook: str) -> Iterable[Entry]:
+        for owner, formats in self._offers(hook):
+            for name, found in formats.items():
+                problem = name_problem(name) or _format_problem(name, found)
+                if problem:
+                    self.errors.append(LoadError(owner, hook, problem))
+                else:
+                    yield Entry("format", name, owner, found)
 
     def _offers(self, hook: str) -> Iterable[tuple[Owner, Any]]:
         wanted, noun = _OFFERS.get(hook, (Iterable, "classes in a list"))
@@ -252,8 +278,34 @@ class Catalogue:
 
 
 _OFFERS: dict[str, tuple[Any, str]] = {
-    "ftbench_report_formats": (Mapping, "functions by format name in a dict")
+    "ftbench_report_formats": (Mapping, "an ftbench.Format by name in a dict")
 }
+
+
+def _format_problem(name: str, found: Any) -> str:
+    """Return what keeps an object from being a report format, ``""`` for nothing."""
+    if not isinstance(found, Format):
+        wrap = "; write ftbench.Format(function, '.suffix')" if callable(found) else ""
+        return f"format '{name}' is {found!r:.60}, not an ftbench.Format{wrap}"
+    render: Any = found.render
+    suffix: Any = found.suffix
+    if not callable(render):
+        return f"format '{name}': render is {render!r:.60}, not a function"
+    if not (isinstance(suffix, str) and suffix.startswith(".")):
+        return f"format '{name}': suffix is {suffix!r:.60}, expected one such as '.md'"
+    return ""
+
+
+def name_problem(name: Any) -> str:
+    """Return why nobody could ask for what is called ``name``, ``""`` where they can."""
+    if not isinstance(name, str):
+        return f"the name {name!r} is no string"
+    if not is_name(name):
+        return (
+            f"the name {name!r} cannot be written in a spec; letters, digits, '_', '-' and '.' "
+            "can, a letter or digit first"
+        )
+    return ""
 
 
 def describe(error: BaseException) -> str:

@@ -9,11 +9,13 @@ from numbers import Integral
 from typing import Any
 
 from ftbench.backbone import BackboneFamily
-from ftbench.component import Component, Options, is_name
+from ftbench.columns import is_taken
+from ftbench.component import Component, Options
 from ftbench.errors import PluginError
-from ftbench.records import METRIC_FIELDS, is_taken
+from ftbench.metric import METRIC_FIELDS, Metric
+from ftbench.plugins.catalogue import name_problem
 from ftbench.strategy import Strategy
-from ftbench.task import ClassificationTask, Metric, Task
+from ftbench.task import ClassificationTask, Task
 
 _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...] = (
     (Component, "version", str, "a string"),
@@ -32,18 +34,6 @@ def component_problem(component: Any, base: type[Component]) -> str:
     if not (isinstance(component, type) and issubclass(component, base)):
         return f"{component!r} is not a subclass of ftbench.{base.__name__}"
     return next(_problems(component, base), "")
-
-
-def name_problem(name: Any) -> str:
-    """Return why nobody could ask for what is called ``name``, ``""`` where they can."""
-    if not isinstance(name, str):
-        return f"the name {name!r} is no string"
-    if not is_name(name):
-        return (
-            f"the name {name!r} cannot be written in a spec; letters, digits, '_', '-' and '.' "
-            "can, a letter or digit first"
-        )
-    return ""
 
 
 def require_complete(component: Component) -> None:
@@ -65,8 +55,14 @@ def _lacks(cls: type[Component], name: str) -> bool:
     return issubclass(cls, owner) and not hasattr(cls, name)
 
 
-def require_fingerprint(component: Component, found: object) -> str:
-    """Return what ``fingerprint()`` returned; PluginError where it identifies nothing."""
+def require_fingerprint(component: Component[Any]) -> str:
+    """Return a component's fingerprint, ``""`` where its kind has none.
+
+    PluginError where it identifies nothing.
+    """
+    if not isinstance(component, Task | BackboneFamily):
+        return ""
+    found: object = component.fingerprint()
     if isinstance(found, str) and found:
         return found
     raise PluginError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,17 +17,33 @@ import pluggy
 from ftbench import hookspecs
 from ftbench.component import Component
 from ftbench.errors import PluginError, did_you_mean
-from ftbench.plugins.catalogue import COMPONENT_HOOKS, Catalogue, LoadError, Owner, describe
+from ftbench.plugins.catalogue import (
+    HOOKS,
+    KINDS,
+    Catalogue,
+    Kind,
+    LoadError,
+    Owner,
+    base_class,
+    describe,
+)
 
 GROUP = "ftbench"
 _HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
+_KIND_NAMES: Mapping[str, str] = {f"{kind}s": hook for hook, kind in HOOKS.items()} | {
+    "strategies": "ftbench_strategies"
+}
+"""Names of entry points that say which hook they bring, and no other."""
 
 
-def load_catalogue(extra: Mapping[str, Any] | None = None) -> Catalogue:
+def load_catalogue(
+    extra: Mapping[str, Any] | None = None, *, kinds: Collection[Kind] = KINDS
+) -> Catalogue:
     """Return the catalogue of all installed entry points, and of ``extra`` plugins by owner.
 
     An extra plugin is a module or object with ``@ftbench.hookimpl`` functions; it needs no
-    installation.
+    installation. With ``kinds``, an entry point that is named after another kind (strategies,
+    tasks, backbones, formats) is not loaded; one of any other name always is.
     """
     manager = pluggy.PluginManager("ftbench")
     manager.add_hookspecs(hookspecs)
@@ -35,18 +51,23 @@ def load_catalogue(extra: Mapping[str, Any] | None = None) -> Catalogue:
     errors: list[LoadError] = []
     for owner, entry_point in _entry_points(errors):
         name = f"{owner.distribution}:{entry_point.name}"
+        hook = _KIND_NAMES.get(entry_point.name)
+        if hook is not None and HOOKS[hook] not in kinds:
+            continue
         try:
             if not entry_point.value:
                 raise PluginError("it names nothing; write the module, or module:object")
             owners[name] = owner
-            _register(manager, entry_point.load(), name, owners, entry_point.value)
+            plugin = entry_point.load()
+            _register(manager, plugin, name, owners, entry_point.value)
+            _refuse_other_hooks(manager, plugin, name, entry_point.name)
         # SystemExit too: a plugin must not end the program while it is imported.
         except (Exception, SystemExit) as error:
             errors.append(LoadError(owner, entry_point.name, describe(error)))
     for label, plugin in (extra or {}).items():
         owners[label] = Owner(label, "")
         _register(manager, plugin, label, owners, "")
-    return Catalogue(manager, owners, errors)
+    return Catalogue(manager, owners, errors, kinds)
 
 
 def _entry_points(
@@ -134,6 +155,24 @@ def _register(
         raise PluginError(problem)
 
 
+def _refuse_other_hooks(
+    manager: pluggy.PluginManager, plugin: Any, name: str, entry_point: str
+) -> None:
+    """Raise PluginError where an entry point named after one kind brings hooks besides.
+
+    They would be missing wherever that kind is not loaded.
+    """
+    own = _KIND_NAMES.get(entry_point)
+    callers = manager.get_hookcallers(plugin) or []
+    others = [caller.name for caller in callers if own is not None and caller.name != own]
+    if others and manager.has_plugin(name):
+        manager.unregister(name=name)
+        raise PluginError(
+            f"an entry point named '{entry_point}' brings {own}() alone, and this one has "
+            f"{others[0]}() as well; give the entry point another name"
+        )
+
+
 def _unmarked_hooks(plugin: Any) -> Iterator[str]:
     """Yield functions that are named like hooks and lack the mark."""
     holder = plugin if isinstance(plugin, ModuleType | type) else type(plugin)
@@ -148,7 +187,7 @@ def _gives_nothing(manager: pluggy.PluginManager, plugin: Any, target: str) -> s
     found = f"{target} is {_found(plugin)}" if target else _found(plugin)
     if isinstance(plugin, type):
         if issubclass(plugin, Component):
-            hook = next((h for h, (_, base) in COMPONENT_HOOKS.items() if issubclass(plugin, base)))
+            hook = next(h for h, kind in HOOKS.items() if issubclass(plugin, base_class(kind)))
             return f"{found}; return it from a function {hook}() marked @ftbench.hookimpl"
         # As the class has it, its bases' included: a plain function wants an instance.
         found_in = {h: inspect.getattr_static(plugin, h, None) for h in _HOOKS}

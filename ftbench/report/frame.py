@@ -11,31 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ftbench.environment import PACKAGES
-from ftbench.records import COMPONENTS, METRIC_FIELDS, PART_COLUMNS, RunRecord, identity_key
+from ftbench import columns
+from ftbench.metric import CLASSIFICATION, METRIC_FIELDS
+from ftbench.records import COMPONENTS, RunRecord, identity_key
 
-# As a record's environment names them.
-_ENVIRONMENT = (
-    *(*PACKAGES, "python", "cuda", "processor", "platform", "commit"),
-    *("operators", "strategy_owner"),
-)
+_MEASURED: tuple[columns.Section, ...] = ("scores", "costs", "protocol")
 
 # What a report computes with, besides each score, cost and metric that a record has.
 NUMBERS = frozenset(
     {
-        *("accuracy", "macro_f1", "nll", "ece", "source_accuracy_before", "source_accuracy_after"),
-        *("final_loss", "validation_loss", "train_seconds", "train_cpu_seconds", "step_seconds"),
-        *("run_seconds", "seconds_saved_by_cache", "peak_memory_bytes", "trainable_parameters"),
-        *("test_rows", "source_rows", "pool_rows", "subset_overlap"),
+        *(m.name for m in CLASSIFICATION),
+        *("run_seconds",),
+        *(c.name for section in _MEASURED for c in columns.of(section) if c.is_number),
     }
 )
-_MEASURED = (1, 2, 4)  # of a record's sections: scores, costs and protocol
-_PARTS = [
-    (part, of)
-    for part in reversed(COMPONENTS)
-    for of in PART_COLUMNS
-    if (part, of) != ("strategy", "fingerprint")  # it has none
-]
 
 
 def condition_of(identity: Mapping[str, Any]) -> str:
@@ -54,11 +43,11 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=["task", "backbone", "strategy", "size", "seed", "status"])
     # Section by section, since a run without a source task or without scores has fewer columns.
-    columns = dict.fromkeys(name for part in zip(*rows, strict=True) for s in part for name in s)
-    known = {n for row in rows for i, part in enumerate(row) if i not in _MEASURED for n in part}
+    names = dict.fromkeys(n for section in rows[0] for row in rows for n in row[section])
+    known = {n for row in rows for s, part in row.items() if s not in _MEASURED for n in part}
     numbers = _numbers(records) - known
     order = ["task", "backbone", "condition", "strategy", "strategy_version", "size", "seed"]
-    frame = pd.DataFrame([_joined(row) for row in rows], columns=list(columns))
+    frame = pd.DataFrame([_joined(row) for row in rows], columns=list(names))
     for name, kind in frame.dtypes.items():
         if pd.api.types.is_float_dtype(kind):
             frame[name] = frame[name].where(np.isfinite(frame[name]))
@@ -89,13 +78,13 @@ def _numbers(records: Iterable[RunRecord]) -> set[str]:
     return found
 
 
-def _joined(sections: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
+def _joined(sections: Mapping[columns.Section, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sections of a row as one; what a run measured never hides what it was.
 
     Where scores, costs and protocol share a name, the first of them has it.
     """
-    measured = [sections[index] for index in reversed(_MEASURED)]
-    others = [section for index, section in enumerate(sections) if index not in _MEASURED]
+    measured = [sections[section] for section in reversed(_MEASURED)]
+    others = [part for section, part in sections.items() if section not in _MEASURED]
     return {n: value for section in (*measured, *others) for n, value in section.items()}
 
 
@@ -131,35 +120,42 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def _sections(record: RunRecord) -> tuple[Mapping[str, Any], ...]:
-    """Return a record's columns: what ran and how it ended, scores, costs, protocol, identity."""
-    identity, environment = record.identity, record.environment
-    return (
-        {
-            **{name: record.labels[name] for name in ("task", "backbone", "strategy")},
-            "size": identity["size"],
-            "seed": identity["seed"],
-            "status": record.status,
-            "message": record.message,
+def _sections(record: RunRecord) -> dict[columns.Section, Mapping[str, Any]]:
+    """Return a record's values by section, in the order of the columns."""
+    identity = record.identity
+    environment = {n.replace("-", "_"): value for n, value in record.environment.items()}
+    strategy = identity["strategy"]
+    found: dict[columns.Section, Mapping[str, Any]] = {
+        "run": {
+            **record.labels,
+            **{name: identity[name] for name in ("size", "seed")},
+            **{name: getattr(record, name) for name in ("status", "message")},
         },
-        record.scores,
-        record.costs,
-        {name: environment.get(name, "") for name in ("device", "device_type")},
-        record.protocol,
-        {f"recipe_{name}": value for name, value in identity["recipe"].items()},
-        {
-            "harness": identity["harness"],
-            "threads": identity["threads"],
-            "deterministic": identity["deterministic"],
-            "strategy_name": identity["strategy"]["name"],
-            "strategy_options": json.dumps(identity["strategy"]["options"], sort_keys=True),
+        "scores": record.scores,
+        "costs": record.costs,
+        "device": environment,
+        "protocol": record.protocol,
+        "recipe": {f"recipe_{name}": value for name, value in identity["recipe"].items()},
+        "identity": {
+            **identity,
+            "strategy_name": strategy["name"],
+            "strategy_options": json.dumps(strategy["options"], sort_keys=True),
         },
-        {f"{part}_{of}": _text(identity[part].get(of)) for part, of in _PARTS},
-        {f"env_{name.replace('-', '_')}": environment.get(name, "") for name in _ENVIRONMENT},
-        {
-            "started_at": record.started_at,
-            "run_seconds": record.run_seconds,
-            "condition": condition_of(identity),
-            "key": record.key,
+        "components": {
+            f"{part}_{of}": _text(identity[part].get(of))
+            for part in COMPONENTS
+            for of in ("owner", "version", "fingerprint", "source")
         },
-    )
+        "environment": {f"env_{name}": value for name, value in environment.items()},
+        "attempt": {**record.__dict__, "condition": condition_of(identity)},
+    }
+    # What a later or earlier version measured is shown as well.
+    open_ended = (*_MEASURED, "recipe")
+    return {
+        section: values if section in open_ended else _declared(section, values)
+        for section, values in found.items()
+    }
+
+
+def _declared(section: columns.Section, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {column.name: values.get(column.name, "") for column in columns.of(section)}

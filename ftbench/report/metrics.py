@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from ftbench import columns
 from ftbench.errors import SpecError, did_you_mean
-from ftbench.task import ClassificationTask, Metric
+from ftbench.metric import CLASSIFICATION, Metric
 
 WALL_SECONDS, CPU_SECONDS = "train_seconds", "train_cpu_seconds"
 
-# What every run may carry besides its task's own scores. scored_on is empty where the rows are the
-# seed's own: they change with it.
-SOURCE_KEPT = Metric(
-    "source_accuracy_after",
-    "source accuracy kept (%)",
-    percent=True,
-    rows="source_rows",
-    scored_on="source_rows",
-)
-COMMON_METRICS = (
-    SOURCE_KEPT,
-    replace(
-        SOURCE_KEPT,
-        name="source_accuracy_before",
-        title="source accuracy before (%)",
-        higher_is_better=None,
-    ),
-    Metric("final_loss", "last training loss", higher_is_better=False, scored_on=""),
-    Metric("validation_loss", "validation loss", higher_is_better=False, scored_on=""),
-    *(
-        Metric(name, title, higher_is_better=False, cost="measured")
-        for name, title in (
-            (WALL_SECONDS, "training (s)"),
-            (CPU_SECONDS, "training (CPU s)"),
-            ("step_seconds", "one step (s)"),
-            ("run_seconds", "whole run (s)"),
-            ("seconds_saved_by_cache", "saved by caches (s)"),
-            ("peak_memory_bytes", "peak memory (bytes)"),
-        )
-    ),
-)
+SOURCE_KEPT = columns.metric("source_accuracy_after")
 
 
 def choose_metrics(frame: pd.DataFrame, name: str | None) -> dict[str, Metric]:
@@ -100,7 +70,7 @@ def _require(frame: pd.DataFrame, name: str, known: Mapping[str, Mapping[str, Me
 def _metric(name: str | None, of_task: Mapping[str, Metric], scores: Mapping[str, Any]) -> Metric:
     """Return the metric of that name, by default the task's first."""
     if name is None:
-        return next(iter(of_task.values()), ClassificationTask.metrics[0])
+        return next(iter(of_task.values()), CLASSIFICATION[0])
     # Of a column that nothing describes, the better direction is not known. Where it is no score
     # it counts something (parameters, steps, rows), and counts are not tested.
     unknown = Metric(name, name, higher_is_better=None, cost="" if name in scores else "counted")
@@ -108,4 +78,4 @@ def _metric(name: str | None, of_task: Mapping[str, Metric], scores: Mapping[str
 
 
 def _fallback_metrics() -> dict[str, Metric]:
-    return {m.name: m for m in (*ClassificationTask.metrics, *COMMON_METRICS)}
+    return {**{m.name: m for m in CLASSIFICATION}, **columns.metrics()}

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from ftbench import stats
+from ftbench.metric import Metric
 from ftbench.report.metrics import CPU_SECONDS, SOURCE_KEPT, WALL_SECONDS, row_counts
 from ftbench.stats import Comparison
-from ftbench.task import Metric
 
 Scores = Mapping[str, Mapping[int, float]]  # one column's, as [row][seed]
 

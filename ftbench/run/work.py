@@ -221,7 +221,6 @@ def _costs(costs: Costs, model: Model) -> dict[str, float | None]:
         "train_seconds": costs.seconds.wall,
         "train_cpu_seconds": costs.seconds.cpu,
         "step_seconds": costs.log.loop.wall / costs.log.steps,
-        "seconds_saved_by_cache": 0.0,
         "peak_memory_bytes": costs.peak_bytes,
         "trainable_parameters": costs.log.trainable_parameters,
         "total_parameters": parameter_count(model),
@@ -250,6 +249,5 @@ def _protocol(
         "validation_loss": log.validation_loss,
         "final_loss": log.final_loss,
         "norm_statistics": log.norm_statistics,
-        "tuning_trials": 0,
         "shared_device": False,  # one run at a time
     }

@@ -84,7 +84,9 @@ def test_garbage_and_a_torn_end_leave_the_table_of_the_rest(ftbench_command, res
 
 def test_a_plugins_format_prints_the_table(ftbench_command, results, tmp_path, monkeypatch):
     module = "import ftbench\n@ftbench.hookimpl\ndef ftbench_report_formats():\n"
-    module += "    return {'count': lambda summary: f'{len(summary.tables)} table\\n'}\n"
+    module += (
+        "    return {'count': ftbench.Format(lambda s: f'{len(s.tables)} table\\n', '.txt')}\n"
+    )
     folder = tmp_path / "site"
     distribution(folder, "counts", entry_points={"x": "fmt_count"}, modules={"fmt_count": module})
     monkeypatch.syspath_prepend(folder)
@@ -95,7 +97,7 @@ def test_a_plugins_format_that_raises_is_a_message_that_names_its_owner(
     ftbench_command, results, tmp_path, monkeypatch
 ):
     module = "import ftbench\n@ftbench.hookimpl\ndef ftbench_report_formats():\n"
-    module += "    return {'sad': lambda summary: 1 / 0}\n"
+    module += "    return {'sad': ftbench.Format(lambda summary: 1 / 0, '.txt')}\n"
     folder = tmp_path / "site"
     distribution(folder, "sad-format", entry_points={"x": "fmt_sad"}, modules={"fmt_sad": module})
     monkeypatch.syspath_prepend(folder)
@@ -108,7 +110,7 @@ def test_a_plugins_format_that_returns_no_text_is_a_message_that_names_its_owner
     ftbench_command, results, tmp_path, monkeypatch
 ):
     module = "import ftbench\n@ftbench.hookimpl\ndef ftbench_report_formats():\n"
-    module += "    return {'mute': lambda summary: None}\n"
+    module += "    return {'mute': ftbench.Format(lambda summary: None, '.txt')}\n"
     folder = tmp_path / "site"
     distribution(
         folder, "mute-format", entry_points={"x": "fmt_mute"}, modules={"fmt_mute": module}
@@ -116,7 +118,10 @@ def test_a_plugins_format_that_returns_no_text_is_a_message_that_names_its_owner
     monkeypatch.syspath_prepend(folder)
     outcome = ftbench_command("table", results, "--format", "mute")
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err == "error: the format 'mute' of mute-format 1.0 returned NoneType, not str\n"
+    assert (
+        outcome.err
+        == "error: the format 'mute' of mute-format 1.0 returned NoneType, not str or bytes\n"
+    )
 
 
 class Distances(TinyPlugin.Task):

@@ -4,10 +4,10 @@ import re
 import pytest
 from rich.console import Console
 
-from ftbench.report.console import renderables
+from ftbench.report.cells import cell, cost_cells
+from ftbench.report.formats.terminal import renderables
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import summarize
-from ftbench.report.text import cell, cost_cells
+from ftbench.report.tables import summarize
 from tests.support import grid, run_record
 
 

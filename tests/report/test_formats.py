@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftbench.report.formats import comma_separated, comparisons, markdown
+from ftbench.report.formats.comparisons import comparisons
+from ftbench.report.formats.csv import comma_separated
+from ftbench.report.formats.markdown import markdown
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 from tests.support import grid, run_record
 
 HIGH, NEAR, LOW = [0.90, 0.91, 0.92], [0.91, 0.90, 0.91], [0.50, 0.51, 0.53]

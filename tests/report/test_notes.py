@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftbench.report import text
-from ftbench.report.formats import comma_separated, comparisons, markdown
+from ftbench import columns
+from ftbench.report import cells
+from ftbench.report.formats.comparisons import comparisons
+from ftbench.report.formats.csv import comma_separated
+from ftbench.report.formats.markdown import markdown
 from ftbench.report.frame import to_frame
-from ftbench.report.metrics import COMMON_METRICS
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 from ftbench.task import Metric
 from tests.support import grid, run_record
 
@@ -21,7 +23,7 @@ HIGH, LOW = [0.90, 0.91, 0.92, 0.90, 0.91], [0.50, 0.52, 0.50, 0.51, 0.53]
 def notes(records, metric=None):
     """Return the notes of the one table of some records, joined."""
     [table] = summarize(to_frame(records), metric).tables
-    return " ".join(text.notes(table))
+    return " ".join(cells.notes(table))
 
 
 # How many seeds.
@@ -160,7 +162,7 @@ def test_else_nothing_is_said_of_shared_rows(records, metric):
 # Costs.
 
 SECONDS = {"a": [1.0, 1.1, 1.0, 1.2, 1.1], "b": [9.0, 9.1, 9.2, 9.0, 9.1]}
-COSTS = [m.name for m in COMMON_METRICS if m.cost] + ["trainable_parameters", "total_parameters"]
+COSTS = [c.name for c in columns.COLUMNS if c.section == "costs" or c.device_bound]
 
 
 def costly(name, protocol=None):
@@ -258,8 +260,8 @@ def timed(pairs, **spec):
 def test_cpu_seconds_stand_beside_wall_seconds():
     summary = summarize(to_frame(timed([(2.0, 1.9), (2.2, 2.1)])))
     [table] = summary.tables
-    assert text.headings(table)[-3:] == ["train s at 20", "CPU s at 20", "trainable"]
-    assert text.cost_cells(table, 0)[-3:] == ["2.10", "2.00", "1,000"]
+    assert cells.headings(table)[-3:] == ["train s at 20", "CPU s at 20", "trainable"]
+    assert cells.cost_cells(table, 0)[-3:] == ["2.10", "2.00", "1,000"]
     asked = markdown(summarize(to_frame(timed([(2.0, 1.9), (2.2, 2.1)])), "train_seconds"))
     assert "| a | 2.100 [2.000, 2.200], CPU 2.000 |" in asked
 
@@ -272,9 +274,9 @@ def test_records_of_old_have_no_column_for_cpu_seconds():
 def test_a_row_of_old_records_beside_new_ones_has_a_dash():
     records = [*timed([(2.0, 1.9)]), run_record("b")]
     [table] = summarize(to_frame(records)).tables
-    cells = {row.strategy: text.cost_cells(table, i) for i, row in enumerate(table.rows)}
-    assert cells["a"][-2] == "1.90"
-    assert cells["b"][-2] == "–"
+    costs = {row.strategy: cells.cost_cells(table, i) for i, row in enumerate(table.rows)}
+    assert costs["a"][-2] == "1.90"
+    assert costs["b"][-2] == "–"
 
 
 @pytest.mark.parametrize("metric", [None, "train_seconds"])

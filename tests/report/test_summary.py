@@ -7,9 +7,9 @@ from scipy import stats as scipy_stats
 
 import ftbench
 from ftbench.errors import SpecError
-from ftbench.report import text
+from ftbench.report import cells
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 from tests.support import grid, run_record
 
 
@@ -243,7 +243,7 @@ def test_a_size_that_a_strategy_was_not_run_at_is_a_cell_that_says_so():
     records = grid({"a": HIGH, "b": LOW}) + grid({"a": HIGH}, size=50)
     cell = row(records, "b").cells[50]
     assert (cell.interval, cell.missing) == (None, {"not run": 5})
-    assert text.cell(cell, table(records).metric) == "5 not run"
+    assert cells.cell(cell, table(records).metric) == "5 not run"
 
 
 def test_seeds_that_others_have_and_a_cell_lacks_are_not_run():
@@ -252,7 +252,7 @@ def test_seeds_that_others_have_and_a_cell_lacks_are_not_run():
     assert row(records, "a").cells[20].missing == {}
     cell = row(records, "b").cells[20]
     assert cell.missing == {"diverged": 1, "not run": 1}
-    assert text.cell(cell, table(records).metric) == "50.7 ± 2.9 (1 diverged, 1 not run)"
+    assert cells.cell(cell, table(records).metric) == "50.7 ± 2.9 (1 diverged, 1 not run)"
     # Nobody ran seed 9 at size 50, so nobody lacks it there.
     records += [*grid({"a": HIGH, "b": LOW}, size=50), run_record("a", 0.9, seed=9)]
     assert row(records, "b").cells[50].missing == {}

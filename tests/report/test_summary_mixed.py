@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
+from ftbench import columns
 from ftbench.errors import SpecError
-from ftbench.report import text
+from ftbench.report import cells
 from ftbench.report.frame import to_frame
-from ftbench.report.summary import summarize
+from ftbench.report.tables import summarize
 from tests.support import grid, run_record
 
 SCORES = [0.9, 0.91, 0.92]
@@ -16,7 +17,7 @@ SCORES = [0.9, 0.91, 0.92]
 def notes(records):
     """Return the notes of the one table of some records, joined."""
     [table] = summarize(to_frame(records)).tables
-    return " ".join(text.notes(table))
+    return " ".join(cells.notes(table))
 
 
 def test_two_recipes_are_two_tables_whose_titles_tell_them_apart():
@@ -100,12 +101,9 @@ def test_timings_of_several_devices_are_withheld_with_a_note():
     assert "Runs differ in device: a processor, another processor." in table.notes
 
 
-@pytest.mark.parametrize(
-    "metric",
-    ["train_seconds", "step_seconds", "run_seconds", "seconds_saved_by_cache", "peak_memory_bytes"],
-)
+@pytest.mark.parametrize("metric", [c.name for c in columns.COLUMNS if c.device_bound])
 def test_a_table_of_timings_or_memory_from_several_devices_is_refused(metric):
-    costs = {"step_seconds": 0.1, "seconds_saved_by_cache": 0.0, "peak_memory_bytes": 10**6}
+    costs = {c.name: 0.1 for c in columns.of("costs")}
     records = [run_record(s, costs=costs, environment={"device": s}) for s in ("a", "b")]
     [alone] = summarize(to_frame(records[:1]), metric).tables
     assert alone.metric.name == metric

@@ -1,7 +1,9 @@
-"""A Summary → rich tables for a terminal."""
+"""A Summary → tables for the terminal that it is printed on."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -10,8 +12,29 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ftbench.report import text
+from ftbench.report import cells
 from ftbench.report.summary import Summary, Table
+
+
+def terminal(summary: Summary) -> str:
+    """Return the tables as this process's terminal shows them: its width, colours and letters."""
+    out = _Written(sys.stdout.encoding or "utf-8")
+    console = Console(file=out, force_terminal=sys.stdout.isatty())
+    for renderable in renderables(summary, console):
+        console.print(renderable)
+    return out.getvalue()
+
+
+class _Written(io.StringIO):
+    """Text that is on its way to a stream of that encoding, whose letters rich asks for."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
 
 
 def renderables(summary: Summary, console: Console) -> Iterator[RenderableType]:
@@ -21,11 +44,11 @@ def renderables(summary: Summary, console: Console) -> Iterator[RenderableType]:
     """
     for table in summary.tables:
         columns = _columns(table)
-        title = text.caption(table)
+        title = cells.caption(table)
         for block in _blocks(table, columns, console):
             yield _rich_table(title, table, block)
             title = "… continued"
-        for note in text.notes(table):
+        for note in cells.notes(table):
             yield Text(note, style="dim")
 
 
@@ -35,10 +58,10 @@ Column = tuple[str, Sequence[str | Text]]  # heading and cells
 def _columns(table: Table) -> list[Column]:
     """Return the columns to the right of the names."""
     scores = [_score_cells(table, index) for index in range(len(table.rows))]
-    costs = [text.cost_cells(table, index) for index in range(len(table.rows))]
-    cells = [[*s, *c] for s, c in zip(scores, costs, strict=True)]
-    headings = text.headings(table)[1:]
-    return [(heading, [row[i] for row in cells]) for i, heading in enumerate(headings)]
+    costs = [cells.cost_cells(table, index) for index in range(len(table.rows))]
+    rows = [[*s, *c] for s, c in zip(scores, costs, strict=True)]
+    headings = cells.headings(table)[1:]
+    return [(heading, [row[i] for row in rows]) for i, heading in enumerate(headings)]
 
 
 def _blocks(table: Table, columns: Sequence[Column], console: Console) -> list[list[Column]]:
@@ -62,17 +85,17 @@ def _rich_table(title: str, table: Table, columns: Sequence[Column]) -> RichTabl
     names = max((len(row.strategy) for row in table.rows), default=0)
     # A long name folds rather than pushing numbers out of sight.
     shown.add_column("strategy", overflow="fold", max_width=max(12, min(names, 24)))
-    for heading, cells in columns:
-        width = max(len(words) for words in [*(str(cell) for cell in cells), *heading.split()])
+    for heading, column in columns:
+        width = max(len(words) for words in [*(str(cell) for cell in column), *heading.split()])
         shown.add_column(heading, justify="right", min_width=width)
     for index, row in enumerate(table.rows):
-        shown.add_row(Text(row.strategy), *(cells[index] for _, cells in columns))
+        shown.add_row(Text(row.strategy), *(column[index] for _, column in columns))
     return shown
 
 
 def _score_cells(table: Table, index: int) -> list[str | Text]:
-    cells = (table.rows[index].cells[size] for size in table.sizes)
+    found = (table.rows[index].cells[size] for size in table.sizes)
     return [
-        Text(text.cell(cell, table.metric), style="bold green" if cell.standing == "best" else "")
-        for cell in cells
+        Text(cells.cell(cell, table.metric), style="bold green" if cell.standing == "best" else "")
+        for cell in found
     ]

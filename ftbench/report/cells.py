@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ftbench.metric import Metric
 from ftbench.report.metrics import SOURCE_KEPT
 from ftbench.report.summary import Cell, Table
 from ftbench.stats import Interval
-from ftbench.task import Metric
 
 
 def number(value: float, metric: Metric) -> str:
