@@ -6,13 +6,25 @@ READY := .venv/.ready
 OPS := .venv/.ops
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h') ftbench/ops/build.py setup.py
 
-.PHONY: sweep test check bench clean
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
+.PHONY: sweep test test-deep sanitize check bench clean
 
 sweep: $(OPS)
 	$(BIN)/ftbench sweep
 
+# The profile "quick": all but what depends on csrc/ and ftbench/ops/ alone, 25 examples a property.
 test: check $(OPS)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST)
+
+# Everything, 300 examples a property. Commit tests/deep.sha256: CI need not run them again then.
+test-deep: check $(OPS)
+	$(PYTEST) --hypothesis-profile deep
+	@$(BIN)/python tests/deep.py --write
+
+# The operators' tests on builds that watch every address and overflow.
+sanitize: $(OPS)
+	$(BIN)/python -m pytest -m sanitize
 
 # Ratios to timm, torchvision, kornia and torch; BENCH='--write' keeps the table.
 bench: $(OPS) .venv/.bench

@@ -1,28 +1,38 @@
 """What all tests share: one CPU thread, runs of the tiny task, no GPU but where marked cuda."""
 
+import os
 import sys
 import time
 
 import pytest
 import torch
+from hypothesis import settings
 
 import ftbench
 from ftbench.run import run_one
 from ftbench.sweep import expand
-from tests.support import Clock
+from tests.support import ROOT, Clock
 from tests.tiny import TinyNet, TinyPlugin, TinyTask
 
 
+def profile_of(config):
+    """Return "quick", or what --hypothesis-profile names."""
+    return config.getoption("--hypothesis-profile") or "quick"
+
+
 def pytest_configure(config):
-    from hypothesis import settings
-
     torch.set_num_threads(1)
-    # Else an example that another process holds up for 0.2 s is a failure.
-    settings.register_profile("no clock", deadline=None)
-    settings.load_profile("no clock")
+    # What tests compile is kept in the checkout, where `make clean` finds it, not by the user.
+    os.environ.setdefault("FTBENCH_CACHE", str(ROOT / "build" / "tests-cache"))
+    # No deadline: an example that another process holds up for 0.2 s is no failure.
+    settings.register_profile("quick", deadline=None, max_examples=25)
+    settings.register_profile("deep", deadline=None, max_examples=300)
+    settings.load_profile(profile_of(config))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if profile_of(config) == "quick":
+        leave_out(config, items, {"deep", "sanitize"})
     # Long ones first: last, one worker would be left alone with them.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available():
@@ -30,6 +40,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+def leave_out(config, items, marks):
+    """Deselect what bears one of the marks, but for those that ``-m`` names."""
+    left_out = {mark for mark in marks if mark not in config.option.markexpr}
+    deselected = [item for item in items if left_out & {mark.name for mark in item.iter_markers()}]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
@@ -50,13 +50,11 @@ def spell(name, options):
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
-@settings(deadline=None)
 @given(NAMES, st.dictionaries(KEYS, VALUES))
 def test_a_reference_is_a_name_and_python_literals(name, options):
     assert parse_reference(spell(name, options)) == [(name, options)]
 
 
-@settings(deadline=None)
 @given(NAMES, st.dictionaries(KEYS, st.lists(VALUES, min_size=1, max_size=3), max_size=3))
 def test_lists_are_a_grid_over_their_product(name, axes):
     found = parse_reference(spell(name, axes))
@@ -167,7 +165,6 @@ def test_commas_inside_brackets_and_quotes_do_not_separate(text, parts):
     assert split_references(text) == parts
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, st.dictionaries(KEYS, VALUES, max_size=2)), max_size=4))
 def test_a_comma_list_of_references_is_split_where_they_were_joined(references):
     texts = [spell(name, options) for name, options in references]

@@ -58,7 +58,7 @@ def images():
     return torch.randn(9, 2, 4, 4, generator=torch.Generator().manual_seed(5))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 99), st.integers(1, 12), st.integers(1, 15))
 def test_empirical_fisher_of_a_linear_softmax_is_the_closed_form(seed, rows, batch_size):
     model, inputs, labels = linear_case(seed, rows)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -33,7 +33,6 @@ def test_two_lengths_or_none_are_refused(lengths):
         Recipe(**lengths)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 10_000))
 def test_steps_are_taken_whatever_the_rows(steps, rows):
     assert Recipe(steps=steps).total_steps(rows) == steps

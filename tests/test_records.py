@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.recipe import Recipe
@@ -156,7 +156,6 @@ def test_a_record_reads_back_equal_from_its_line():
     assert json.loads(line)["schema"] == 1
 
 
-@settings(deadline=None)
 @given(st.sampled_from(STATUSES), st.text(), st.dictionaries(st.text(), JSON, max_size=3))
 def test_any_message_and_protocol_read_back_equal(status, message, protocol):
     record = dataclasses.replace(RECORD, status=status, message=message, protocol=protocol)

@@ -13,7 +13,6 @@ from scipy import stats
 from ftbench import rng
 
 PURPOSES = st.lists(st.integers() | st.text(max_size=8), min_size=1, max_size=4).map(tuple)
-relaxed = settings(deadline=None)  # the machine is shared
 MASK = (1 << 64) - 1
 
 
@@ -64,7 +63,6 @@ def test_streams_are_the_same_in_another_process():
     assert other.stdout.strip() == str(rng.words(3, 5, "order").tolist())
 
 
-@relaxed
 @given(PURPOSES, st.integers(0, 20), st.integers(0, 20))
 def test_a_longer_stream_begins_with_the_shorter_one(purpose, short, more):
     assert np.array_equal(
@@ -88,7 +86,6 @@ def test_uniforms_are_uniform_and_streams_of_neighbouring_seeds_are_independent(
         assert stats.pearsonr(pair[:, 0], pair[:, 1]).pvalue > 1e-3
 
 
-@relaxed
 @given(st.integers(0, 60), PURPOSES)
 def test_permutation_holds_every_index_once(count, purpose):
     order = rng.permutation(count, *purpose)
@@ -114,7 +111,6 @@ def test_streams_neither_read_nor_move_global_state():
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@relaxed
 @given(PURPOSES)
 def test_torch_seed_fits_a_torch_generator(purpose):
     seed = rng.torch_seed(*purpose)
@@ -126,7 +122,7 @@ def draw_from_globals():
     return torch.rand(1).item(), float(np.random.rand()), random.random()
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(PURPOSES)
 def test_isolated_code_is_a_function_of_its_purpose(purpose):
     drawn = []

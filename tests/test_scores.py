@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ftbench import scores
@@ -21,7 +21,6 @@ def predictions(seed, rows, classes, spread):
     return logits, torch.randint(classes, (rows,), generator=generator)
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 999), st.integers(1, 200), st.integers(2, 12), st.sampled_from([0.1, 1.0, 8.0])
 )
@@ -102,7 +101,6 @@ def test_over_and_under_confidence_in_one_bin_cancel_but_not_across_bins():
     assert scores.expected_calibration_error(confidence, correct, bins=1) == pytest.approx(0)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(1e-9, 1), st.booleans()), min_size=1, max_size=60),
     st.integers(1, 20),

@@ -9,7 +9,6 @@ from statsmodels.stats.multitest import multipletests
 
 from ftbench import stats
 
-relaxed = settings(deadline=None)  # the machine is shared
 SCORES = st.floats(0, 1)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
@@ -30,7 +29,6 @@ def columns_of(scores):
     }
 
 
-@relaxed
 @given(st.lists(SCORES, min_size=2, max_size=12), st.sampled_from([0.9, 0.95, 0.99]))
 def test_interval_is_scipys_student_interval(values, confidence):
     sample = np.asarray(values)
@@ -80,7 +78,6 @@ def test_intervals_of_binomial_accuracies_near_the_ceiling_still_cover():
     assert covered == pytest.approx(0.95, abs=0.02)
 
 
-@relaxed
 @given(st.lists(st.tuples(SCORES, SCORES), min_size=3, max_size=12))
 def test_paired_p_is_scipys(pairs):
     first, second = np.array(pairs).T
@@ -108,7 +105,7 @@ def test_fewer_than_three_pairs_are_too_few_to_tell(seeds):
     assert stats.paired_p_value([0.9, 0.1][:seeds], [0.5, 0.2][:seeds]) is None
 
 
-@settings(deadline=None, max_examples=25)  # statsmodels takes 20 ms a call
+@settings(max_examples=25)  # statsmodels takes 20 ms a call
 @given(P_VALUES)
 def test_holm_is_statsmodels_holm(p_values):
     expected = multipletests(p_values, method="holm")[1]

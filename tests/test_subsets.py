@@ -3,14 +3,13 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ftbench import subsets
 from ftbench.errors import SpecError
 
 SEEDS = st.integers(0, 2**31)
-relaxed = settings(deadline=None)  # the machine is shared
 
 
 @st.composite
@@ -28,7 +27,6 @@ def class_counts(labels, rows, values):
     return np.array([(labels[rows] == value).sum() for value in values])
 
 
-@relaxed
 @given(pools(), SEEDS, st.data())
 def test_smaller_subsets_are_inside_larger_ones(labels, seed, data):
     classes = len(np.unique(labels))
@@ -38,7 +36,6 @@ def test_smaller_subsets_are_inside_larger_ones(labels, seed, data):
     assert set(inside.tolist()) <= set(outside.tolist())
 
 
-@relaxed
 @given(pools(), SEEDS, st.data())
 def test_a_subset_holds_its_size_in_different_sorted_rows_of_every_class(labels, seed, data):
     size = data.draw(st.integers(len(np.unique(labels)), len(labels)))
@@ -49,7 +46,6 @@ def test_a_subset_holds_its_size_in_different_sorted_rows_of_every_class(labels,
     assert set(labels[rows].tolist()) == set(labels.tolist())
 
 
-@relaxed
 @given(st.integers(2, 9), st.integers(1, 20), SEEDS, st.data())
 def test_balanced_pools_give_subsets_within_one_row_of_quota(classes, each, seed, data):
     labels = np.tile(np.arange(classes), each)
@@ -58,7 +54,6 @@ def test_balanced_pools_give_subsets_within_one_row_of_quota(classes, each, seed
     assert np.abs(counts - size / classes).max() < 1
 
 
-@relaxed
 @given(pools(), SEEDS, st.data())
 def test_imbalanced_pools_keep_their_proportions_beyond_the_row_each_class_is_due(
     labels, seed, data
@@ -108,7 +103,6 @@ def test_subsets_stay_the_rows_that_published_fingerprints_name():
     assert rows.tolist() == [14, 16, 24, 30, 31, 33, 35, 37]
 
 
-@relaxed
 @given(st.lists(st.integers(0, 2**40), max_size=30))
 def test_fingerprint_is_sha256_of_the_sorted_little_endian_ids(ids):
     expected = hashlib.sha256(b"".join(struct.pack("<q", i) for i in sorted(ids))).hexdigest()
@@ -139,7 +133,6 @@ def test_a_size_beyond_the_pool_is_refused_with_the_pool_size():
         subsets.draw(np.arange(50) % 5, 51, seed=0)
 
 
-@settings(deadline=None, max_examples=200)
 @given(pools() | pools(max_rows=3), SEEDS, st.sampled_from([0.1, 0.2, 0.3]))
 def test_validation_splits_are_disjoint_complete_and_leave_every_class_to_train_on(
     labels, seed, share
@@ -162,7 +155,6 @@ def test_validation_never_takes_all_rows_of_a_class_of_a_small_subset():
     assert set(labels[training].tolist()) == set(range(10))
 
 
-@relaxed
 @given(pools(), SEEDS)
 def test_validation_holds_one_row_per_class_where_that_many_rows_can(labels, seed):
     values, counts = np.unique(labels, return_counts=True)
@@ -171,7 +163,6 @@ def test_validation_holds_one_row_per_class_where_that_many_rows_can(labels, see
     assert set(labels[validation].tolist()) == set(values[counts > 1].tolist())
 
 
-@relaxed
 @given(st.integers(2, 9), st.integers(5, 30), SEEDS)
 def test_validation_takes_a_fifth_of_each_class_of_a_balanced_subset(classes, each, seed):
     labels = np.tile(np.arange(classes), each)

@@ -27,14 +27,6 @@ def emulated(compiled):
     return emulation.operators()
 
 
-@pytest.fixture(scope="module")
-def every_operator(request, compiled):
-    """The compiled operators, and the emulated GPU's where they can be had."""
-    if not emulation.MISSING:
-        request.getfixturevalue("emulated")
-    return compiled
-
-
 @pytest.fixture(autouse=True)
 def _settings_put_back(request):
     """Leave the kernels as the test found them, whatever it tried and wherever it failed."""
@@ -50,10 +42,18 @@ def _settings_put_back(request):
         torch.ops.ftbench_emulated.run_blocks_at_ends(0)
 
 
+# Two stand for all: test_compiled_*.py hold every set of kernels against plain torch.
+IMPLEMENTATIONS = (
+    "reference",
+    "best",
+    *(pytest.param(name, marks=pytest.mark.deep) for name in INSTRUCTION_SETS),
+)
+
+
 # For a module and not for a test: hypothesis asks for that.
-@pytest.fixture(scope="module", params=["reference", *INSTRUCTION_SETS])
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
 def implementation(request):
-    """Let plain torch, then each instruction set's kernels, serve the public functions."""
+    """Let plain torch, then compiled kernels, serve the public functions."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "reference":
             plain = backend.Implementation("reference", "the tests ask for it")
@@ -61,10 +61,11 @@ def implementation(request):
             yield request.param
             return
         module = request.getfixturevalue("compiled")
-        if request.param not in module.instruction_sets():
-            pytest.skip(f"this processor has no {request.param}")
+        *others, best = module.instruction_sets()
+        if request.param not in (*others, "best"):
+            pytest.skip(f"this processor has no {request.param}, or no better one")
         kept = module.instruction_set()
-        module.use_instruction_set(request.param)
+        module.use_instruction_set(best if request.param == "best" else request.param)
         yield request.param
         module.use_instruction_set(kept)
 

@@ -250,13 +250,12 @@ def assert_mixed(result, arguments):
 
 MIXES = ["mix", "mix_", "mix_into"]
 PENALTIES = ["quadratic_value", "add_quadratic_gradient_"]
-if not emulated.MISSING:
-    MIXES.append("emulated mix_into")
-    PENALTIES.append("emulated add_quadratic_gradient_")
+EMULATED_MIXES = ["emulated mix_into"]
+EMULATED_PENALTIES = ["emulated add_quadratic_gradient_"]
 
 
 def operator_named(name):
-    """Return an operator of MIXES or PENALTIES."""
+    """Return an operator of MIXES or PENALTIES, or of the emulated ones."""
     where, _, own = name.rpartition(" ")
     return getattr(torch.ops.ftbench_emulated if where else OPERATORS, own)
 
@@ -326,12 +325,12 @@ def try_penalty(name, arguments):
     return True
 
 
-def try_every_pair():
+def try_every_pair(mixes, penalties):
     """Try every argument and pair of arguments replaced; return how many were (taken, refused)."""
     counts = {True: 0, False: 0}
     for good, bad, attempt, names in (
-        (good_mix, BAD_MIX, try_mix, MIXES),
-        (good_penalty, BAD_PENALTY, try_penalty, PENALTIES),
+        (good_mix, BAD_MIX, try_mix, mixes),
+        (good_penalty, BAD_PENALTY, try_penalty, penalties),
     ):
         makers = [(name, maker) for name in bad for maker in bad[name]]
         for first, second in itertools.combinations_with_replacement(makers, 2):
@@ -350,6 +349,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if backend.implementation().name != "compiled":
         sys.exit("nothing is compiled")
-    if not emulated.MISSING:
+    names = MIXES, PENALTIES
+    if sys.argv[1] == "emulated":
         emulated.operators()
-    sys.stdout.write("{} taken, {} refused\n".format(*try_every_pair()))
+        names = EMULATED_MIXES, EMULATED_PENALTIES
+    sys.stdout.write("{} taken, {} refused\n".format(*try_every_pair(*names)))

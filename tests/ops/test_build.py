@@ -218,6 +218,7 @@ print(ops.mix(torch.ones(4, 3, 9, 7), plan).sum().item())
 """
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 @needs_compiler
 def test_an_installed_ftbench_compiles_on_first_use_once_for_two_processes(tmp_path):
@@ -249,56 +250,6 @@ def test_an_installed_ftbench_compiles_on_first_use_once_for_two_processes(tmp_p
     assert sum("waiting for " in err for _, err in told) == 1
 
 
-@pytest.mark.slow
-@needs_compiler
-def test_the_operators_have_no_fault_that_sanitizers_see(tmp_path):
-    """The tests of mixing and penalties, on a build that watches every address and overflow."""
-    # The C++ library too, since the sanitizer looks for what throws when it starts.
-    libraries = [
-        subprocess.run(
-            [build.compiler(), f"-print-file-name={name}"], capture_output=True, text=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    if not all(Path(library).is_absolute() for library in libraries):
-        pytest.skip("this compiler has no AddressSanitizer")
-    environ = {
-        **os.environ,
-        "FTBENCH_SANITIZE": "address,undefined",
-        "FTBENCH_CUDA": "0",
-        "FTBENCH_CACHE": str(tmp_path / "cache"),
-        "FTBENCH_OPS": "compiled",
-    }
-    # Compiled before the sanitizer's library is loaded, which would watch the compiler as well.
-    code = """
-from ftbench.ops import build, cache
-from tests.ops import emulated
-cache.binary_for(build.wanted_stamp())
-emulated.MISSING or emulated.library()
-"""
-    subprocess.run(
-        [sys.executable, "-c", code], env=environ, cwd=ROOT, check=True, capture_output=True
-    )
-    folder = Path(__file__).parent
-    names = ("mix", "penalty", "malformed", "gpu_programs", "compiled_mix", "compiled_penalty")
-    paths = [str(folder / f"test_{name}.py") for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *paths]
-    done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "-p", "no:xdist"],
-        env={
-            **environ,
-            "LD_PRELOAD": " ".join(libraries),
-            "ASAN_OPTIONS": "detect_leaks=0",
-            "UBSAN_OPTIONS": "print_stacktrace=1",
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-
-
-@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_cuda_compiles_and_links_for_every_default_architecture():

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ops.cases import (
@@ -38,7 +38,6 @@ def shape_of(images):
     return images.shape
 
 
-@settings(deadline=None, max_examples=150)
 @given(mix_cases(), dtypes)
 def test_a_new_batch_has_the_bits_of_plain_torch(compiled, case, dtype):
     images, plan = case
@@ -55,7 +54,6 @@ def test_a_new_batch_has_the_bits_of_plain_torch(compiled, case, dtype):
     assert same_bits(images, kept)
 
 
-@settings(deadline=None, max_examples=150)
 @given(mix_cases(), dtypes, st.sampled_from(LAYOUTS), offsets)
 def test_a_kept_buffer_has_the_bits_of_plain_torch_and_nothing_beside_it_changes(
     compiled, case, dtype, layout, offset
@@ -69,7 +67,6 @@ def test_a_kept_buffer_has_the_bits_of_plain_torch_and_nothing_beside_it_changes
         assert out.untouched_outside(), name
 
 
-@settings(deadline=None, max_examples=150)
 @given(mix_cases(special=False), dtypes, st.sampled_from(LAYOUTS), offsets)
 def test_a_normalised_batch_is_its_definition_within_float32_roundings(
     compiled, case, dtype, layout, offset
@@ -84,7 +81,6 @@ def test_a_normalised_batch_is_its_definition_within_float32_roundings(
         assert out.untouched_outside()
 
 
-@settings(deadline=None, max_examples=100)
 @given(mix_cases(), dtypes, st.sampled_from(DENSE), offsets, st.booleans())
 def test_writing_past_the_caches_changes_no_bit(compiled, case, dtype, layout, offset, normalised):
     images, plan = case
@@ -103,7 +99,6 @@ def test_writing_past_the_caches_changes_no_bit(compiled, case, dtype, layout, o
         assert past.untouched_outside(), name
 
 
-@settings(deadline=None, max_examples=60)
 @given(mix_cases(dtypes=[torch.uint8], layouts=["channels_last"]), dtypes, st.booleans())
 def test_bytes_become_planes_or_pixels_alike(compiled, case, dtype, normalised):
     """The fused way from (B, H, W, 3) to planes, and the plain one to channels_last."""
@@ -248,7 +243,6 @@ def test_threads_and_repetition_change_no_bit(compiled, threads, source):
                         assert same_bits(batch, results[0]), (name, count)
 
 
-@settings(deadline=None, max_examples=60)
 @given(mix_cases(special=False), dtypes)
 def test_sets_that_fuse_multiplication_agree_in_every_bit_when_normalised(compiled, case, dtype):
     images, plan = case

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import accumulate_fisher_
@@ -9,7 +9,6 @@ from ftbench.ops import accumulate_fisher_
 SHAPES = [(), (5,), (3, 4), (2, 3, 3, 3)]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 7), st.lists(st.sampled_from(SHAPES), max_size=4))
 def test_squared_gradients_are_summed_over_samples_onto_what_is_there(seed, batch, shapes):
     generator = np.random.default_rng(seed)

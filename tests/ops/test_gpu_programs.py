@@ -8,7 +8,7 @@ test_on_gpu.py tests what this cannot: streams, the GPU's memory and its compile
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import sample_mix
@@ -40,11 +40,10 @@ from tests.ops.test_compiled_penalty import (
 )
 from tests.support import make_plan
 
-pytestmark = pytest.mark.usefixtures("compiled", "emulated")
+pytestmark = [pytest.mark.deep, pytest.mark.usefixtures("compiled", "emulated")]
 ON_CPU, AS_GPU = torch.ops.ftbench, torch.ops.ftbench_emulated
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     mix_cases(), st.sampled_from(FLOATS), st.sampled_from(LAYOUTS), st.sampled_from([0, 0, 1, 3, 8])
 )
@@ -57,7 +56,6 @@ def test_mixing_has_the_bits_of_plain_torch(case, dtype, layout, offset):
     assert out.untouched_outside()
 
 
-@settings(deadline=None, max_examples=150)
 @given(mix_cases(special=False), st.sampled_from(FLOATS), st.sampled_from(LAYOUTS))
 def test_normalised_mixing_is_its_definition(case, dtype, layout):
     images, plan = case
@@ -69,7 +67,6 @@ def test_normalised_mixing_is_its_definition(case, dtype, layout):
     assert out.untouched_outside()
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     mix_cases(dtypes=FLOATS, layouts=["contiguous"]),
     st.sampled_from(LAYOUTS),
@@ -83,7 +80,6 @@ def test_a_batch_overwrites_itself(case, layout, offset):
     assert batch.untouched_outside()
 
 
-@settings(deadline=None, max_examples=60)
 @given(mix_cases(dtypes=FLOATS, layouts=["contiguous"], special=False), st.sampled_from(DENSE))
 def test_a_normalised_batch_overwrites_itself(case, layout):
     values, plan = case
@@ -94,7 +90,6 @@ def test_a_normalised_batch_overwrites_itself(case, layout):
 
 
 # Eight images a thread, one ahead, packs of four or eight values.
-@settings(deadline=None, max_examples=80)
 @given(st.integers(1, 40), st.data())
 def test_batches_of_every_size_are_mixed_in_place_and_apart(batch, data):
     dtype = data.draw(st.sampled_from(FLOATS))
@@ -217,7 +212,6 @@ def test_any_number_of_channels_is_mixed_without_normalising(channels, layout):
     assert same_bits(images, expected)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.lists(terms(), min_size=1, max_size=4), st.sampled_from([1.0, 0.5, 0.0, -2.0]))
 def test_penalties_are_the_closed_form_and_gradients_have_the_bits_of_the_cpu(case, scale):
     trained = [i for i, term in enumerate(case) if term[4] is not None]
@@ -296,7 +290,6 @@ def test_where_a_gradient_lies_does_not_change_a_bit_of_the_value():
         assert torch.equal(gradient, 0.3 * (case[0][0] - case[1][0]))
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 70), dtypes, st.booleans(), st.integers(0, 5))
 def test_penalties_without_anchor_or_gradient_are_right(size, dtype, anchored, offset):
     generator = torch.Generator().manual_seed(size)

@@ -1,5 +1,6 @@
 """Compiling apart: what the process sees, and which failures are the compiler's word."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -149,31 +150,43 @@ def test_a_killed_build_is_no_verdict(monkeypatch, wanted, folder):
 
 
 def test_a_build_without_end_is_ended_with_all_that_it_started(monkeypatch, wanted, folder):
+    pipe = folder.with_name("pipe")
+    os.mkfifo(pipe)
+    # It speaks once it runs, and would again if nobody ended it.
+    held = "import sys, time; print('started', flush=True); time.sleep(600); print('survived')"
     code = (
         "import subprocess, sys, threading\n"
-        "held = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
-        "print('started', held.pid, flush=True)\n"
+        f"pipe = open({str(pipe)!r}, 'w')\n"
+        f"subprocess.Popen([sys.executable, '-c', {held!r}], stdout=pipe)\n"
         "threading.Event().wait()\n"
     )
     monkeypatch.setattr(build, "__file__", _script(folder, code))
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     wait = subprocess.Popen.wait
-    said = []
 
     def waiting(process, timeout=None):
         if timeout is None:
             return wait(process)
-        while process.poll() is None and not (folder / "log.txt").read_text().endswith("\n"):
-            pass  # until it has said whom it started
-        said.append((folder / "log.txt").read_text())
+        while not _read(reader) and process.poll() is None:
+            pass  # until what it started runs
         raise subprocess.TimeoutExpired("build", timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", waiting)
     outcome = isolated.compile_apart(wanted, folder)
     assert (outcome.binary, outcome.verdict) == (None, False)
     assert "not done after 3600 s" in outcome.said
-    state = Path(f"/proc/{said[0].split()[1]}/stat")
-    # Gone, or a zombie that its new parent has yet to collect.
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+    # A pipe ends when the last process that writes to it has.
+    os.set_blocking(reader, True)
+    assert _read(reader) == b""
+    os.close(reader)
+
+
+def _read(pipe):
+    """Return what a pipe holds, nothing where it is empty."""
+    try:
+        return os.read(pipe, 100)
+    except BlockingIOError:
+        return b""
 
 
 def test_a_python_that_cannot_be_started_is_no_verdict(monkeypatch, wanted, folder):

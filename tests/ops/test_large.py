@@ -94,7 +94,9 @@ def ends(tensor, count=70_000):
     return tensor[:count].clone(), tensor[-count:].clone()
 
 
-@pytest.fixture(params=["CPU", pytest.param("emulated GPU", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["CPU", pytest.param("emulated GPU", marks=[pytest.mark.slow, pytest.mark.deep])]
+)
 def mix_into(request):
     """Mixing into a buffer by the CPU, and as a GPU does it."""
     if request.param == "CPU":

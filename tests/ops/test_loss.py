@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import MixPlan, mixed_cross_entropy
@@ -50,7 +50,6 @@ def soft_targets(labels, plan, classes):
 smoothings = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 
-@settings(deadline=None)
 @given(batches(), smoothings)
 def test_loss_is_torchs_with_soft_targets(batch, smoothing):
     logits, labels, plan = batch
@@ -64,7 +63,6 @@ def test_loss_is_torchs_with_soft_targets(batch, smoothing):
     torch.testing.assert_close(found.double(), expected, **PLAIN)
 
 
-@settings(deadline=None)
 @given(batches(), smoothings, st.booleans())
 def test_loss_without_a_plan_is_torchs_with_labels(batch, smoothing, weighted):
     logits, labels, _ = batch
@@ -76,7 +74,6 @@ def test_loss_without_a_plan_is_torchs_with_labels(batch, smoothing, weighted):
     )
 
 
-@settings(deadline=None)
 @given(batches(), smoothings)
 def test_class_weights_of_a_mixed_batch_average_over_the_mixed_weights(batch, smoothing):
     logits, labels, plan = batch
@@ -92,7 +89,6 @@ def test_class_weights_of_a_mixed_batch_average_over_the_mixed_weights(batch, sm
     assert found.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
 @given(batches(), smoothings)
 def test_gradients_are_torchs_with_soft_targets(batch, smoothing):
     logits, labels, plan = batch

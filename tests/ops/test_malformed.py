@@ -7,14 +7,39 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from ftbench.ops import MixPlan, QuadraticPenalty, mix
 from tests.ops import malformed
+from tests.ops.cases import each_set
 from tests.ops.malformed import OPERATORS, good_mix, good_penalty
 from tests.support import ROOT
+
+
+def emulated_too(names, emulated_names):
+    """Return the operators' names as a fixture's parameters, the emulated GPU's for deep tests."""
+    return [*names, *(pytest.param(name, marks=pytest.mark.deep) for name in emulated_names)]
+
+
+# For a module and not for a test: hypothesis asks for that.
+@pytest.fixture(scope="module", params=emulated_too(malformed.MIXES, malformed.EMULATED_MIXES))
+def mixing(request, compiled):
+    """The name of an operator that mixes."""
+    if request.param not in malformed.MIXES:
+        request.getfixturevalue("emulated")
+    return request.param
+
+
+@pytest.fixture(
+    scope="module", params=emulated_too(malformed.PENALTIES, malformed.EMULATED_PENALTIES)
+)
+def penalising(request, compiled):
+    """The name of an operator for penalties."""
+    if request.param not in malformed.PENALTIES:
+        request.getfixturevalue("emulated")
+    return request.param
 
 
 def replaced(bad, most):
@@ -24,23 +49,19 @@ def replaced(bad, most):
     )
 
 
-@settings(deadline=None, max_examples=600)
-@given(st.sampled_from(malformed.MIXES), replaced(malformed.BAD_MIX, 5))
-def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(every_operator, name, replacements):
+@given(replacements=replaced(malformed.BAD_MIX, 5))
+def test_any_arguments_of_mixing_are_refused_or_mixed_rightly(mixing, replacements):
     arguments = good_mix()
     arguments.update({key: make() for key, make in replacements.items()})
-    taken = malformed.try_mix(name, arguments)
+    taken = malformed.try_mix(mixing, arguments)
     assert taken or replacements
 
 
-@settings(deadline=None, max_examples=600)
-@given(st.sampled_from(malformed.PENALTIES), replaced(malformed.BAD_PENALTY, 5))
-def test_any_arguments_of_a_penalty_are_refused_or_added_rightly(
-    every_operator, name, replacements
-):
+@given(replacements=replaced(malformed.BAD_PENALTY, 5))
+def test_any_arguments_of_a_penalty_are_refused_or_added_rightly(penalising, replacements):
     arguments = good_penalty()
     arguments.update({key: make() for key, make in replacements.items()})
-    taken = malformed.try_penalty(name, arguments)
+    taken = malformed.try_penalty(penalising, arguments)
     assert taken or replacements
 
 
@@ -57,9 +78,8 @@ def any_tensor(draw):
     return malformed.values(200, dtype=dtype).as_strided(shape, strides)
 
 
-@settings(deadline=None, max_examples=600)
-@given(st.sampled_from(malformed.MIXES), st.data())
-def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(every_operator, name, data):
+@given(data=st.data())
+def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(mixing, data):
     chosen = data.draw(
         st.dictionaries(
             st.sampled_from(["images", "partner", "weight", "box", "out"]), any_tensor(), max_size=3
@@ -67,17 +87,19 @@ def test_tensors_of_any_shape_and_stride_do_not_crash_mixing(every_operator, nam
     )
     arguments = {**good_mix(), **chosen}
     given_images = arguments["images"]
-    if name == "mix_" and not given_images.is_contiguous():
+    if mixing == "mix_" and not given_images.is_contiguous():
         # Elements that share memory are written once each, in no order that is promised.
         arguments["images"] = given_images.clone()
     out = arguments["out"]
     if out.numel() and (out.stride() != torch.empty(out.shape).stride()):
         arguments["out"] = out.clone()
-    malformed.try_mix(name, arguments)
+    malformed.try_mix(mixing, arguments)
 
 
-def test_every_pair_of_malformed_arguments_leaves_the_process_alive(compiled):
-    command = [sys.executable, "-m", "tests.ops.malformed"]
+@pytest.mark.parametrize("which", ["compiled", pytest.param("emulated", marks=pytest.mark.deep)])
+def test_every_pair_of_malformed_arguments_leaves_the_process_alive(request, which):
+    request.getfixturevalue(which)  # or is skipped
+    command = [sys.executable, "-m", "tests.ops.malformed", which]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-3000:]}"
     taken, refused = map(int, re.findall(r"\d+", done.stdout))
@@ -112,16 +134,14 @@ def test_a_penalty_of_tensors_with_and_without_data_is_refused(compiled, where):
 
 
 @pytest.mark.parametrize("weight", [-1.0, -2.0, 2.0, math.nan, math.inf])
-@pytest.mark.parametrize("name", malformed.MIXES)
-def test_a_weight_out_of_range_is_refused_or_means_what_it_says(every_operator, name, weight):
+def test_a_weight_out_of_range_is_refused_or_means_what_it_says(compiled, mixing, weight):
     for normalised in (False, True):
-        for instruction_set in every_operator.instruction_sets():
-            every_operator.use_instruction_set(instruction_set)
+        for _ in each_set(compiled):
             arguments = good_mix()
             arguments["weight"] = torch.full((malformed.BATCH,), weight)
             if not normalised:
                 arguments["mean"] = arguments["std"] = []
-            malformed.try_mix(name, arguments)
+            malformed.try_mix(mixing, arguments)
 
 
 def test_the_operators_themselves_name_argument_value_and_what_was_expected(compiled):

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import mix
@@ -71,7 +71,6 @@ def cases(draw):
     return images, plan, normalize
 
 
-@settings(deadline=None, max_examples=150)
 @given(cases(), st.sampled_from([None, *DTYPES]))
 def test_mixing_is_its_definition(case, dtype):
     images, plan, normalize = case
@@ -82,7 +81,6 @@ def test_mixing_is_its_definition(case, dtype):
     assert torch.equal(images, kept)
 
 
-@settings(deadline=None, max_examples=60)
 @given(cases(), st.sampled_from(DTYPES), st.sampled_from(["contiguous", "channels_last"]))
 def test_a_kept_buffer_is_filled_and_returned(case, dtype, layout):
     images, plan, normalize = case

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import backend, mix
@@ -29,7 +29,6 @@ from tests.support import make_plan
 OPERATORS = torch.ops.ftbench
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     mix_cases(dtypes=FLOATS, layouts=["contiguous"]), st.sampled_from(LAYOUTS), st.integers(0, 17)
 )
@@ -47,7 +46,6 @@ def test_a_batch_overwrites_itself_and_nothing_beside_it(compiled, case, layout,
             assert batch.untouched_outside(), name
 
 
-@settings(deadline=None, max_examples=100)
 @given(mix_cases(dtypes=FLOATS, layouts=["contiguous"], special=False), st.sampled_from(LAYOUTS))
 def test_a_normalised_batch_overwrites_itself(compiled, case, layout):
     values, plan = case
@@ -70,7 +68,6 @@ def overlapping(draw):
     return shape, plan, shift, layouts, draw(st.sampled_from(FLOATS)), draw(st.integers(0, 99))
 
 
-@settings(deadline=None, max_examples=150)
 @given(overlapping())
 def test_a_result_that_overlaps_the_images_anywhere_is_right(compiled, case):
     shape, plan, shift, (layout, out_layout), dtype, seed = case

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbench.ops import MixPlan, mix, mixed_cross_entropy, sample_mix
@@ -13,7 +13,6 @@ from tests.support import make_plan
 EDGE = st.integers(-(2**31), 2**31 - 1) | st.integers(-3, 12)
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.tuples(EDGE, EDGE, EDGE, EDGE),
     st.floats(0, 1, width=32),
@@ -44,7 +43,6 @@ def without_operators(plan):
     return asked.label_weight.detach()
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.integers(0, 70), st.integers(1, 300), st.integers(1, 300), st.integers(0, 999))
 def test_label_weights_have_the_bits_of_plain_torch(batch, height, width, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -51,7 +51,6 @@ def closed_form(parameters, anchors, strength):
     return value, gradients
 
 
-@settings(deadline=None)
 @given(cases())
 def test_value_is_half_the_weighted_squared_distance(case):
     expected, _ = closed_form(*case)
@@ -61,7 +60,6 @@ def test_value_is_half_the_weighted_squared_distance(case):
     assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(cases(), st.sampled_from([1.0, 0.5, 0.0, -2.0]), st.booleans())
 def test_added_gradients_are_those_of_the_value(case, scale, existing):
     parameters = case[0]
@@ -88,7 +86,6 @@ def test_added_gradients_are_those_of_the_value(case, scale, existing):
         torch.testing.assert_close(added, scale * next(autograd), rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(cases())
 def test_parameters_anchors_and_strengths_are_not_changed(case):
     tensors = [t for group in case for t in group if isinstance(t, torch.Tensor)]
