@@ -151,7 +151,7 @@ def points() -> list[Point]:
 
 def base_sweep() -> ftbench.SweepSpec:
     """Return what the sweeps of the study share; they differ in learning rate and strategies."""
-    return ftbench.SweepSpec(task="digits-study", device="cpu", sizes=SIZES, seeds=SEEDS)
+    return ftbench.SweepSpec(tasks=("digits-study",), device="cpu", sizes=SIZES, seeds=SEEDS)
 
 
 def sweeps(base: ftbench.SweepSpec) -> Iterator[tuple[str, ftbench.SweepSpec]]:

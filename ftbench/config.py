@@ -18,17 +18,25 @@ from ftbench.recipe import Recipe, Settings, where_of
 class SweepSpec(Settings):
     """The grid that a sweep covers. The defaults are the embedded benchmark."""
 
-    task: str = Field("digits", description="name, with options in brackets")
-    backbone: str = Field("glyphnet", description="name, with options in brackets")
+    tasks: tuple[str, ...] = Field(
+        ("digits",),
+        min_length=1,
+        description="names, with options in brackets; a list in an option is a grid",
+    )
+    backbones: tuple[str, ...] = Field(
+        ("glyphnet",), min_length=1, description="names, as for tasks; family/model is one, too"
+    )
     strategies: tuple[str, ...] = Field(
         ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc"),
         min_length=1,
         description="names; a list in an option is a grid: partial(stages=[1, 2])",
     )
     sizes: tuple[int | str, ...] = Field(
-        (20, 50, 100, 400), min_length=1, description="label budgets: counts, 10%, full"
+        (20, 50, 100, 400),
+        min_length=1,
+        description="label budgets: counts, 10%, full; shares are of each task's own pool",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="from 0")
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="from 0")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, gt=0, description="CPU threads a run; part of its key")
     deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")

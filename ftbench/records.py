@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -80,9 +80,9 @@ class RunSpec:
         """The SHA-256 of the identity, as 64 hexadecimal digits."""
         return identity_key(self.identity())
 
-    def describe(self) -> str:
-        """Return a short name for progress lines and messages."""
-        return f"{self.strategy.label} at size {self.size}, seed {self.seed}"
+    def describe(self, parts: Collection[str] = ()) -> str:
+        """Return a short name for progress lines and messages, with task and backbone if asked."""
+        return describe_run(labels_of(self), self.size, self.seed, parts)
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,15 @@ def _unless(value: object, kind: type, name: str) -> Sequence[str]:
 def utc_now() -> str:
     """Return the time as ISO 8601 in UTC with milliseconds; equal lengths sort by time."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def describe_run(
+    labels: Mapping[str, str], size: int, seed: int, parts: Collection[str] = ()
+) -> str:
+    """Return a run's short name; ``parts`` says whether task and backbone are in it."""
+    words = {"task": " on ", "backbone": " from "}
+    where = "".join(f"{word}{labels[part]}" for part, word in words.items() if part in parts)
+    return f"{labels['strategy']}{where} at size {size}, seed {seed}"
 
 
 def labels_of(spec: RunSpec) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,24 @@ def load_results(directory: str | Path) -> pd.DataFrame:
     """
     from ftbench.report.frame import to_frame  # pandas: where no table is made, nobody waits
 
-    records = store.require_results(Path(directory))
-    return to_frame(store.latest(records).values())
+    held = store.require_results(Path(directory))
+    return to_frame(store.latest(held.records).values())
 
 
-def write_derived(directory: Path, records: list[RunRecord] | None = None) -> None:
-    """Write results.csv and results.parquet anew, of the stored records unless they are given.
+def write_derived(directory: Path, records: Iterable[RunRecord]) -> None:
+    """Write results.csv and results.parquet anew.
 
     Each is replaced in one step, and whatever keeps one from being written does not keep the other.
     StoreError, then, says so: runs.jsonl has everything that is in them.
     """
     from ftbench.report.frame import to_frame
 
-    records = store.read_records(directory) if records is None else records
-    if not records:
+    latest = store.latest(records)
+    if not latest:
         return
     problems = []
     try:
-        frame = to_frame(store.latest(records).values())
+        frame = to_frame(latest.values())
     except Exception as error:
         raise StoreError(_derived_problem(directory, "results.csv", error)) from error
     for name in ("results.csv", "results.parquet"):

@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,32 @@ def read_records(directory: Path) -> list[RunRecord]:
     return records
 
 
-def require_results(directory: Path) -> list[RunRecord]:
+@dataclass(frozen=True)
+class Snapshot:
+    """The records of a directory, and what its file was like when they were read."""
+
+    records: Sequence[RunRecord] = ()
+    state: tuple[int, int, int] | None = None
+
+
+NOTHING = Snapshot()
+
+
+def require_results(directory: Path) -> Snapshot:
     """Return the records of a directory; StoreError where it holds none."""
     if not directory.is_dir():
         raise StoreError(f"there is no results directory {directory}; 'ftbench sweep' makes one")
+    state = _state(directory / RUNS)
     records = read_records(directory)
     if not records:
         raise StoreError(f"{directory} holds no results yet; 'ftbench sweep --out {directory}'")
-    return records
+    return Snapshot(records, state)
+
+
+def snapshot(directory: Path) -> Snapshot:
+    """Return the records of a directory that a sweep may write to: see read_own_records."""
+    state = _state(directory / RUNS)  # before the reading: what is written meanwhile is new
+    return Snapshot(read_own_records(directory), state)
 
 
 def read_own_records(directory: Path) -> list[RunRecord]:
@@ -106,7 +125,7 @@ def _is_a_sweeps(spec: Path) -> bool:
     return spec.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(SPEC_HEADER.encode())
 
 
-def latest(records: list[RunRecord]) -> dict[str, RunRecord]:
+def latest(records: Iterable[RunRecord]) -> dict[str, RunRecord]:
     """Return one record a key: the last that is ok, or else the last attempt."""
     chosen: dict[str, RunRecord] = {}
     for record in records:
@@ -122,8 +141,10 @@ class Store:
     into a ``crashed`` record.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, known: Snapshot | None = None) -> None:
+        """``known`` are records that were read already; they are read again where they changed."""
         self.directory = directory
+        self._known = known
         self._path = directory / RUNS
         self._lock: Any = None
         self._records: list[RunRecord] = []
@@ -136,7 +157,7 @@ class Store:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # Before anything is written there; and again below where another wrote meanwhile.
-            self._records, seen = read_own_records(self.directory), _state(self._path)
+            known = snapshot(self.directory) if self._known is None else self._known
             self._acquire()
         except OSError as error:
             self._release()
@@ -145,8 +166,9 @@ class Store:
             ) from error
         try:
             self._set_torn_line_aside()
-            if _state(self._path) != seen:
-                self._records = read_own_records(self.directory)
+            if _state(self._path) != known.state:
+                known = snapshot(self.directory)
+            self._records = list(known.records)
             self._note_places()
             self._record_crash()
         except BaseException:

@@ -89,8 +89,8 @@ def tiny_spec():
     def make(catalogue, strategy="full", *, size=12, seed=0, threads=1, **recipe):
         recipe = {"steps": 4, "batch_size": 5, "learning_rate": 0.01, **recipe}
         spec = ftbench.SweepSpec(
-            task="tiny",
-            backbone="tiny-net",
+            tasks=("tiny",),
+            backbones=("tiny-net",),
             strategies=(strategy,),
             sizes=(size,),
             seeds=(seed,),

@@ -148,7 +148,7 @@ def write_runs(directory, records):
 
 
 TINY_FLAGS = (
-    *("--task", "tiny", "--backbone", "tiny-net", "--device", "cpu"),
+    *("--tasks", "tiny", "--backbones", "tiny-net", "--device", "cpu"),
     *("--steps", "4", "--set", "recipe.batch_size=5"),
 )
 
@@ -189,7 +189,7 @@ def tiny_sweep(**changes):
     recipe = {"steps": 4, "batch_size": 5, **changes.pop("recipe", {})}
     values = {"strategies": ("full", "head-only"), "sizes": (12,), "seeds": (0,), **changes}
     return ftbench.SweepSpec(
-        task="tiny", backbone="tiny-net", device="cpu", recipe=recipe, **values
+        **{"tasks": ("tiny",), "backbones": ("tiny-net",), **values}, device="cpu", recipe=recipe
     )
 
 

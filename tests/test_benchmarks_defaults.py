@@ -170,8 +170,8 @@ def tiny_study(monkeypatch, tiny, tmp_path):
     """Make the study a small one of the tiny task; return where its page goes."""
     strengths = {"full": ("decay", (1.0, 0.5)), "scratch": ("", ()), "ewc": ("strength", (1.0,))}
     base = ftbench.SweepSpec(
-        task="tiny",
-        backbone="tiny-net",
+        tasks=("tiny",),
+        backbones=("tiny-net",),
         device="cpu",
         sizes=(6, 12),
         seeds=(100, 101, 102),
@@ -203,7 +203,7 @@ def test_the_study_runs_resumes_and_writes_its_page(tiny_study, capsys, monkeypa
     lines = (tiny_study / "defaults.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 8 * 2
 
-    monkeypatch.setattr(ftbench.sweep.drive, "run_one", None)  # nothing is left to run
+    monkeypatch.setattr(ftbench.run.one, "run_one", None)  # nothing is left to run
     assert defaults.main(["--out", str(out)]) == 0
     assert capsys.readouterr().out == text
 

@@ -43,7 +43,7 @@ RECIPES = st.builds(
 )
 SPECS = st.builds(
     SweepSpec,
-    task=st.text(min_size=1, max_size=9),
+    tasks=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=3).map(tuple),
     strategies=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=3).map(tuple),
     sizes=st.lists(
         st.integers(1, 10**6) | st.sampled_from(["10%", "full"]), min_size=1, max_size=4
@@ -69,7 +69,7 @@ def test_a_written_file_loads_equal(write):
 
 def test_no_file_and_no_overrides_are_the_embedded_benchmark():
     assert load_spec() == SweepSpec()
-    assert SweepSpec().task == "digits"
+    assert SweepSpec().tasks == ("digits",)
 
 
 def test_the_quick_grid_is_a_corner_of_the_whole_one():
@@ -131,7 +131,7 @@ def test_an_unknown_key_names_the_file_and_the_nearest(write):
     ) as e:
         load_spec(path)
     assert str(path) in str(e.value)
-    assert "known: task, backbone, strategies" in str(e.value)
+    assert "known: tasks, backbones, strategies" in str(e.value)
 
 
 def test_an_unknown_recipe_key_names_the_nearest(write):

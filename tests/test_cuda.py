@@ -27,8 +27,8 @@ def sweep(tiny, tmp_path):
 
     def run(device, **settings):
         spec = ftbench.SweepSpec(
-            task="tiny",
-            backbone="tiny-net",
+            tasks=("tiny",),
+            backbones=("tiny-net",),
             strategies=STRATEGIES,
             sizes=(20,),
             seeds=(0,),

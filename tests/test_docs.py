@@ -167,7 +167,7 @@ def test_the_task_and_backbone_that_the_reference_shows_work(tmp_path):
     catalogue = ftbench.load_catalogue(extra={"mine": plugin})
     assert catalogue.errors == []
     spec = tiny_sweep(strategies=("full", "head-only"))
-    spec = spec.model_copy(update={"task": "my-task", "backbone": "my-net"})
+    spec = spec.model_copy(update={"tasks": ("my-task",), "backbones": ("my-net",)})
     run_sweep(spec, tmp_path, catalogue=catalogue)
     frame = ftbench.load_results(tmp_path)
     assert frame["status"].tolist() == ["ok", "ok"], frame["message"].tolist()
@@ -217,7 +217,7 @@ def test_every_flag_of_a_sweep_that_was_promised_exists():
     sweep = typer.main.get_command(app).commands["sweep"]
     options = {option for parameter in sweep.params for option in parameter.opts}
     assert {
-        *("--task", "--backbone", "--strategies", "--sizes", "--seeds", "--num-seeds", "--steps"),
+        *("--tasks", "--backbones", "--strategies", "--sizes", "--seeds", "--num-seeds", "--steps"),
         *("--device", "--set", "--out", "--dry-run", "--retry", "--quick"),
     } <= options
 

@@ -161,7 +161,7 @@ def test_whatever_a_record_holds_the_directory_is_read_and_written(tmp_path, pat
         file.write(json.dumps(values) + "\n")
     frame = ftbench.load_results(tmp_path)
     assert list(frame["seed"]) in ([0, 1, 2, 1], [1, 0, 1, 2])
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     assert "| full |" in markdown(summarize(frame))
     assert "| odd" in markdown(summarize(frame))
     if path == "protocol":

@@ -16,8 +16,8 @@ def sweep(tiny, tmp_path, monkeypatch):
         if name == "compiled" and ops.implementation().name != name:
             pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
         spec = ftbench.SweepSpec(
-            task="tiny",
-            backbone="tiny-net",
+            tasks=("tiny",),
+            backbones=("tiny-net",),
             strategies=("full", "l2sp", "ewc", "progressive"),
             sizes=(20,),
             seeds=(0, 1),

@@ -35,7 +35,7 @@ def test_parquet_and_csv_hold_what_load_results_returns(tmp_path, catalogue):
 
 def test_csv_spells_floats_to_the_last_digit(tmp_path):
     write_runs(tmp_path, [run_record(accuracy=0.1 + 0.2)])
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     assert pd.read_csv(tmp_path / "results.csv", dtype=str)["accuracy"][0] == repr(0.1 + 0.2)
 
 
@@ -79,24 +79,24 @@ def test_a_directory_without_results_is_refused(tmp_path):
 
 def test_all_failed_runs_still_load_and_are_written(tmp_path):
     write_runs(tmp_path, [run_record(status="failed", message="no", seed=s) for s in range(2)])
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     assert list(pd.read_parquet(tmp_path / "results.parquet")["status"]) == ["failed"] * 2
 
 
 def test_nothing_is_written_where_nothing_ran(tmp_path):
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_old_files_and_a_message(tmp_path):
     write_runs(tmp_path, grid({"full": [0.9] * 10}))
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     old = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "results.parquet")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
     try:
         with pytest.raises(StoreError, match=r"cannot write .*results\.csv: .*runs\.jsonl holds"):
-            write_derived(tmp_path)
+            write_derived(tmp_path, read_records(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert old == {name: (tmp_path / name).read_bytes() for name in old}
@@ -110,5 +110,5 @@ def test_derived_files_are_never_seen_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(
         builtins, "open", lambda path, *a, **k: (opened.append(str(path)), real(path, *a, **k))[1]
     )
-    write_derived(tmp_path)
+    write_derived(tmp_path, read_records(tmp_path))
     assert not [name for name in opened if name.endswith(("/results.csv", "/results.parquet"))]

@@ -68,7 +68,7 @@ def test_each_record_is_on_disk_before_the_next_run_starts(tmp_path, catalogue):
     seen = []
 
     class Spy(Progress):
-        def started(self, spec):
+        def started(self, run):
             seen.append(("start", len(read_records(tmp_path))))
 
         def finished(self, record):
@@ -82,7 +82,7 @@ def test_an_interrupt_writes_the_derived_files_and_leaves_no_crash(tmp_path, cat
     class Impatient(Progress):
         runs = 0
 
-        def stepped(self, step, total_steps):
+        def stepped(self, run, step, total_steps):
             self.runs += step == 1
             if self.runs == 2:
                 raise KeyboardInterrupt

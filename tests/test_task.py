@@ -268,7 +268,7 @@ def test_an_empty_test_set_is_refused_when_a_sweep_is_planned(tiny, tmp_path):
 def test_a_dry_run_refuses_an_empty_test_set_as_well(tiny, tmp_path, monkeypatch):
     catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=nothing_to_test(tiny))})
     monkeypatch.setattr(sweeping, "load_catalogue", lambda: catalogue)
-    changes = {"task": "tiny", "backbone": "tiny-net", "sizes": [12], "strategies": ["full"]}
+    changes = {"tasks": ["tiny"], "backbones": ["tiny-net"], "sizes": [12], "strategies": ["full"]}
     with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny': test\(\) holds no rows"):
         sweeping.sweep(None, changes, tmp_path, retry=None, dry_run=True, quick=False)
 

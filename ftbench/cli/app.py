@@ -70,8 +70,13 @@ def sweep(
     spec: Annotated[
         Path | None, typer.Argument(metavar="SPEC.toml", help="What to run; flags override it.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task, say digits.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Backbone, say glyphnet.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Comma list; options in brackets: \"digits(split='blocks')\"."),
+    ] = None,
+    backbones: Annotated[
+        str | None, typer.Option(help="Comma list, say glyphnet; family/model is one, too.")
+    ] = None,
     strategies: Annotated[
         str | None,
         typer.Option(
@@ -105,12 +110,12 @@ def sweep(
         bool, typer.Option("--quick", help="Sizes 20 and 100, seed 0, where not given.")
     ] = False,
 ) -> None:
-    """Run strategies × sizes × seeds, skipping what is done, and print the table."""
+    """Run tasks × backbones × strategies × sizes × seeds, whatever is not done; print the table."""
     from ftbench.cli import sweeping
 
     overrides = sweeping.overrides(
-        task=task,
-        backbone=backbone,
+        tasks=tasks,
+        backbones=backbones,
         strategies=strategies,
         sizes=sizes,
         seeds=seeds,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from typing import Any, Self
 
 import typer
 
+from ftbench.metric import METRIC_FIELDS, Metric
 from ftbench.records import RunRecord, RunSpec
-from ftbench.sweep import Plan, Progress, describe
+from ftbench.report.cells import number
+from ftbench.sweep import Plan, Progress, TimeLeft, describe
 
 
 def readable_seconds(seconds: float) -> str:
@@ -31,9 +32,7 @@ class ConsoleProgress(Progress):
         self.runs_finished = 0
         self.warnings: list[str] = []  # to be read under the table
         self._plan = Plan((), ())
-        self._left: Counter[str] = Counter()  # runs by strategy
-        self._seconds: dict[str, float] = {}  # of the finished ones together
-        self._finished: Counter[str] = Counter()
+        self._left = TimeLeft(self._plan)
 
     def __enter__(self) -> Self:
         """Begin the display."""
@@ -45,39 +44,39 @@ class ConsoleProgress(Progress):
     def planned(self, plan: Plan) -> None:
         """Say how much there is to do."""
         self._plan = plan
-        self._left = Counter(run.strategy.label for run in plan.pending)
+        self._left = TimeLeft(plan)
         self._say(describe(plan))
 
     def finished(self, record: RunRecord) -> None:
         """Count the run."""
-        label = record.labels["strategy"]
         self.runs_finished += 1
-        self._finished[label] += 1
-        self._left[label] -= 1
-        self._seconds[label] = self._seconds.get(label, 0.0) + record.run_seconds
+        self._left.finished(record)
 
     def warned(self, message: str) -> None:
         """Keep the warning for the end."""
         self.warnings.append(message)
 
     def seconds_left(self) -> float | None:
-        """Return the estimate for the pending runs, by the mean of each one's strategy so far."""
-        if not self._finished:
-            return None
-        overall = sum(self._seconds.values()) / self.runs_finished
-        means = {n: seconds / self._finished[n] for n, seconds in self._seconds.items()}
-        return sum(count * means.get(n, overall) for n, count in self._left.items())
+        """Return the estimate for the pending runs, from finished ones that are like them."""
+        return self._left.seconds()
 
     def _say(self, line: str) -> None:
         typer.echo(line, err=True)
 
     def _outcome(self, record: RunRecord) -> str:
-        identity = record.identity
-        name = f"{record.labels['strategy']} at size {identity['size']}, seed {identity['seed']}"
-        score = record.scores.get("accuracy")
-        value = f" accuracy {100 * score:.1f} %" if score is not None else ""
         message = f" ({record.message})" if record.message else ""
-        return f"{name}: {record.status}{value}{message}"
+        return f"{self._plan.name(record)}: {record.status}{_first_score(record)}{message}"
+
+
+def _first_score(record: RunRecord) -> str:
+    """Return the score that tables show of the run's task, ``""`` where it has none."""
+    for values in record.metrics[:1]:
+        metric = Metric(**{name: values[name] for name in METRIC_FIELDS if name in values})
+        score = record.scores.get(metric.name)
+        if score is not None:
+            unit = " %" if metric.percent else ""
+            return f" {metric.name} {number(score, metric)}{unit}"
+    return ""
 
 
 class PlainProgress(ConsoleProgress):
@@ -92,7 +91,7 @@ class PlainProgress(ConsoleProgress):
 
 
 class LiveProgress(ConsoleProgress):
-    """A bar over the runs, and one over the steps of the current run."""
+    """A bar over the runs, and one over the steps of each run in progress."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +108,7 @@ class LiveProgress(ConsoleProgress):
             transient=True,
         )
         self._runs: Any = None
-        self._steps: Any = None
+        self._running: dict[str, Any] = {}  # bars by the keys of the runs in progress
 
     def __enter__(self) -> Self:
         """Begin the display."""
@@ -124,19 +123,21 @@ class LiveProgress(ConsoleProgress):
         """Show the bars."""
         super().planned(plan)
         self._runs = self._bars.add_task("runs", total=len(plan.pending), note="")
-        self._steps = self._bars.add_task("", total=None, note="")
 
-    def started(self, spec: RunSpec) -> None:
-        """Name the current run."""
-        self._bars.reset(self._steps, description=spec.describe(), total=None, note="")
+    def started(self, run: RunSpec) -> None:
+        """Add the run's bar."""
+        self._running[run.key] = self._bars.add_task(self._plan.name(run), total=None, note="")
 
-    def stepped(self, step: int, total_steps: int) -> None:
-        """Move the current run's bar."""
-        self._bars.update(self._steps, completed=step, total=total_steps)
+    def stepped(self, run: RunSpec, step: int, total_steps: int) -> None:
+        """Move the run's bar."""
+        self._bars.update(self._running[run.key], completed=step, total=total_steps)
 
     def finished(self, record: RunRecord) -> None:
         """Move the runs' bar, and leave a line only for a run that did not end well."""
         super().finished(record)
+        bar = self._running.pop(record.key, None)
+        if bar is not None:
+            self._bars.remove_task(bar)
         left = self.seconds_left()
         note = f"{readable_seconds(left)} left" if left else ""
         self._bars.update(self._runs, completed=self.runs_finished, note=note)

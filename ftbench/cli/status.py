@@ -17,10 +17,10 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
     """Print the counts, and with ``why_rerun`` the field that makes each pending run new."""
     if directory.suffix == ".toml" and spec_path is None:
         raise SpecError(f"{directory} is a spec; 'ftbench status DIR {directory}'")
-    records = store.require_results(directory)
-    latest = store.latest(records)
+    held = store.require_results(directory)
+    latest = store.latest(held.records)
     counts = Counter(record.status for record in latest.values())
-    typer.echo(f"{directory}: {len(latest)} runs, {len(records)} attempts")
+    typer.echo(f"{directory}: {len(latest)} runs, {len(held.records)} attempts")
     for status in STATUSES:
         if counts[status]:
             typer.echo(f"  {counts[status]:>5} {status}")
@@ -35,7 +35,7 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
 
     try:
         spec = load_spec(spec_path or directory / store.SPEC)
-        plan = sweeps.make_plan(sweeps.expand(spec, load_catalogue()), records)
+        plan = sweeps.plan_for(spec, held, load_catalogue())
     except FtbenchError as error:
         # The counts above stand, whatever the plan wants that is not here.
         where = spec_path or directory / store.SPEC
@@ -44,5 +44,5 @@ def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:
     if plan.others:
         typer.echo(f"{plan.others} stored runs are of other plans")
     if why_rerun:
-        for reason, count in sweeps.reasons(plan, records).most_common():
+        for reason, count in sweeps.reasons(plan).most_common():
             typer.echo(f"  {count} × {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
-from ftbench.run import resolve_device
-from ftbench.store import read_own_records
 
 
 def overrides(
     *,
-    task: str | None,
-    backbone: str | None,
+    tasks: str | None,
+    backbones: str | None,
     strategies: str | None,
     sizes: str | None,
     seeds: str | None,
@@ -47,8 +45,8 @@ def overrides(
         else:
             raise SpecError(f"--set '{text}': keys are KEY or recipe.KEY")
     flags = {
-        "task": task,
-        "backbone": backbone,
+        "tasks": None if tasks is None else split_references(tasks),
+        "backbones": None if backbones is None else split_references(backbones),
         "strategies": None if strategies is None else split_references(strategies),
         "sizes": None if sizes is None else config.parse_sizes(sizes),
         "seeds": None if seeds is None else config.parse_seeds(seeds),
@@ -106,7 +104,7 @@ def _report_failures(plan: sweeps.Plan) -> int:
     lost = [run for run in plan.runs if run.key not in plan.done]
     if lost:
         typer.echo(f"\n{len(lost)} of {len(plan.runs)} runs left no record:", err=True)
-        _list([run.describe() for run in lost], "")
+        _list([plan.name(run) for run in lost], "")
     if failed:
         lines = {f"{r.labels['strategy']}: {r.status}: {r.message}" for r in failed}
         typer.echo(f"\n{len(failed)} of {len(plan.runs)} runs did not end well:", err=True)
@@ -123,33 +121,41 @@ def _list(lines: Sequence[str], where: str) -> None:
 
 def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     catalogue = load_catalogue()
-    runs = sweeps.expand(spec, catalogue)
-    sweeps.check_test_set(spec, catalogue)
+    plan = sweeps.plan_for(spec, out, catalogue, retry)
     ops.implementation()  # as in the sweep: what cannot be had is said first
-    records = read_own_records(out)
-    device_type = resolve_device(spec.device).partition(":")[0]
-    plan = sweeps.make_plan(runs, records, retry, device_type=device_type)
-    typer.echo(f"task {spec.task}, backbone {spec.backbone}, results in {out}")
+    typer.echo(f"results in {out}")
     typer.echo(_axes(plan))
     typer.echo(sweeps.describe(plan))
-    for reason, count in sweeps.reasons(plan, records).most_common():
+    for reason, count in sweeps.reasons(plan).most_common():
         typer.echo(f"  {count} × {reason}")
     if plan.pending:
-        known = sweeps.estimate_seconds(plan, records)
+        known = sweeps.estimate_seconds(plan)
         seconds = sweeps.probe_seconds(plan, spec, catalogue) if known is None else known
         basis = "short trials here" if known is None else "the finished runs"
         typer.echo(f"estimated time: {readable_seconds(seconds)} (from {basis})")
 
 
 def _axes(plan: sweeps.Plan) -> str:
-    strategies = list(dict.fromkeys(run.strategy.label for run in plan.runs))
-    sizes = sorted({run.size for run in plan.runs})
-    seeds = sorted({run.seed for run in plan.runs})
-    axes: dict[str, Sequence[object]] = {
-        "strategies": strategies,
-        "sizes": sizes,
-        "seeds": seeds,
+    """Return how many there are of each axis of the grid, and which; sizes may be a task's own."""
+    axes: dict[str, Iterable[object]] = {
+        "tasks": (run.task.label for run in plan.runs),
+        "backbones": (run.backbone.label for run in plan.runs),
+        "strategies": (run.strategy.label for run in plan.runs),
+        "sizes": sorted({run.size for run in plan.runs}),
+        "seeds": sorted({run.seed for run in plan.runs}),
     }
-    return " × ".join(
-        f"{len(values)} {name} ({', '.join(map(str, values))})" for name, values in axes.items()
-    )
+    parts = []
+    for name, values in axes.items():
+        different = list(dict.fromkeys(values))
+        noun = _SINGULAR[name] if len(different) == 1 else name
+        parts.append(f"{len(different)} {noun} ({', '.join(map(str, different))})")
+    return " × ".join(parts)
+
+
+_SINGULAR = {
+    "tasks": "task",
+    "backbones": "backbone",
+    "strategies": "strategy",
+    "sizes": "size",
+    "seeds": "seed",
+}

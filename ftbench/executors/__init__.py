@@ -1,5 +1,6 @@
-"""Executors map a function from RunSpec to RunRecord over the runs of a sweep."""
+"""Executors map work over the runs of a sweep; they know nothing of what is in either."""
 
-from ftbench.executors.serial import run_serially
+from ftbench.executors.contract import Executor, Listener, Work
+from ftbench.executors.serial import Serial
 
-__all__ = ["run_serially"]
+__all__ = ["Executor", "Listener", "Serial", "Work"]

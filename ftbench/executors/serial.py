@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator
 
+from ftbench.executors.contract import Listener, Work
 from ftbench.records import RunRecord, RunSpec
 
 
-def run_serially(
-    specs: Iterable[RunSpec],
-    run: Callable[[RunSpec], RunRecord],
-    *,
-    on_start: Callable[[RunSpec], None],
-) -> Iterator[RunRecord]:
-    """Yield each run's record as it ends, in order; ``on_start`` is told before each."""
-    for spec in specs:
-        on_start(spec)
-        yield run(spec)
+class Serial:
+    """Runs have the process to themselves, so they share nothing."""
+
+    shares_device = False
+    shares_process = False
+
+    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
+        """Yield each run's record as it ends, in order; nothing runs before it is asked for."""
+        for run in runs:
+            listener.started(run)
+            yield work(run, functools.partial(listener.stepped, run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
@@ -100,14 +101,31 @@ class Catalogue:
         owners: Mapping[str, Owner],
         errors: Iterable[LoadError] = (),
         kinds: Collection[Kind] = KINDS,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self._manager = manager
+        self._extra = dict(extra or {})
         self._kinds = frozenset(kinds)
         self._owners = dict(owners)
         self.errors = list(errors)
         # One class by two entry points of a distribution is one entry.
         found = {(e.kind, e.name, e.owner, id(e.value)): e for e in self._collect()}
         self.entries = sorted(found.values(), key=lambda e: (e.kind, e.name, str(e.owner)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Load the catalogue anew where it is unpickled; extra plugins travel with it."""
+        from ftbench.plugins.loading import load_catalogue
+
+        for label, plugin in self._extra.items():
+            try:
+                pickle.dumps(plugin)
+            except Exception as error:
+                raise PluginError(
+                    f"the plugin '{label}' cannot be sent to another process "
+                    f"({type(error).__name__}: {error}); define it in a module that can be "
+                    "imported there, or install it"
+                ) from error
+        return load_catalogue, (self._extra,)
 
     def find(self, kind: Kind, name: str) -> Entry:
         """Return the one entry of that name.

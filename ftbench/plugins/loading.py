@@ -67,7 +67,7 @@ def load_catalogue(
     for label, plugin in (extra or {}).items():
         owners[label] = Owner(label, "")
         _register(manager, plugin, label, owners, "")
-    return Catalogue(manager, owners, errors, kinds)
+    return Catalogue(manager, owners, errors, kinds, extra)
 
 
 def _entry_points(

@@ -1,6 +1,6 @@
 """One RunSpec → one RunRecord."""
 
 from ftbench.run.isolation import resolve_device
-from ftbench.run.one import OnStep, run_one
+from ftbench.run.one import OnStep, RunWork, run_one
 
-__all__ = ["OnStep", "resolve_device", "run_one"]
+__all__ = ["OnStep", "RunWork", "resolve_device", "run_one"]

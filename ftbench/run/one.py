@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,10 +26,13 @@ def run_one(
     device: str,
     timeout_seconds: float | None = None,
     on_step: OnStep | None = None,
+    shares_device: bool = False,
+    shares_process: bool = False,
 ) -> RunRecord:
     """Return the record of one run, whatever becomes of it; only an interrupt passes through.
 
-    ``device`` is ``cpu`` or ``cuda:N``. The global state of torch (generators, threads,
+    ``device`` is ``cpu`` or ``cuda:N``. ``shares_device`` and ``shares_process`` say whether other
+    runs are in progress there meanwhile. The global state of torch (generators, threads,
     deterministic mode) is as before afterwards.
     """
     started = time.perf_counter()
@@ -46,7 +49,9 @@ def run_one(
     try:
         record = replace(record, environment=_environment(spec, catalogue, device))
         with isolated_execution(spec, device):
-            result = carry_out(make_parts(spec, catalogue, device), deadline, on_step)
+            parts = make_parts(spec, catalogue, device)
+            result = carry_out(parts, deadline, on_step, shares_process=shares_process)
+        result["protocol"]["shared_device"] = shares_device
         record = replace(record, **result)
     # SystemExit too: a strategy must not end the sweep.
     except (Exception, SystemExit) as error:
@@ -62,3 +67,30 @@ def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, 
         "device_type": device.partition(":")[0],
         "strategy_owner": str(catalogue.find("strategy", spec.strategy.name).owner),
     }
+
+
+@dataclass(frozen=True)
+class RunWork:
+    """What an executor does with each run, in this process or another.
+
+    Pickled, it takes the plugins along that are not installed, and finds the installed ones where
+    it is unpickled.
+    """
+
+    device: str
+    timeout_seconds: float | None
+    shares_device: bool
+    shares_process: bool
+    catalogue: Catalogue
+
+    def __call__(self, run: RunSpec, on_step: OnStep) -> RunRecord:
+        """Return the record of ``run``."""
+        return run_one(
+            run,
+            self.catalogue,
+            device=self.device,
+            timeout_seconds=self.timeout_seconds,
+            on_step=on_step,
+            shares_device=self.shares_device,
+            shares_process=self.shares_process,
+        )

@@ -87,7 +87,11 @@ def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
 
 
 def carry_out(
-    parts: Parts, deadline: float | None, on_step: Callable[[int, int], None] | None
+    parts: Parts,
+    deadline: float | None,
+    on_step: Callable[[int, int], None] | None,
+    *,
+    shares_process: bool = False,
 ) -> dict[str, Any]:
     """Return the fields of the record that a finished run fills in.
 
@@ -108,7 +112,7 @@ def carry_out(
     _refuse_nonfinite(results)
     return {
         "scores": results,
-        "costs": _costs(costs, model),
+        "costs": _costs(costs, model, shares_process=shares_process),
         "protocol": _protocol(parts, budget, costs.log, test_rows, retention),
         "metrics": [dataclasses.asdict(metric) for metric in parts.task.metrics],
     }
@@ -216,12 +220,12 @@ def _refuse_nonfinite(results: dict[str, float]) -> None:
             raise DivergedError(f"the score {name} is {value}")
 
 
-def _costs(costs: Costs, model: Model) -> dict[str, float | None]:
+def _costs(costs: Costs, model: Model, *, shares_process: bool) -> dict[str, float | None]:
     return {
         "train_seconds": costs.seconds.wall,
         "train_cpu_seconds": costs.seconds.cpu,
         "step_seconds": costs.log.loop.wall / costs.log.steps,
-        "peak_memory_bytes": costs.peak_bytes,
+        "peak_memory_bytes": None if shares_process else costs.peak_bytes,
         "trainable_parameters": costs.log.trainable_parameters,
         "total_parameters": parameter_count(model),
     }
@@ -249,5 +253,4 @@ def _protocol(
         "validation_loss": log.validation_loss,
         "final_loss": log.final_loss,
         "norm_statistics": log.norm_statistics,
-        "shared_device": False,  # one run at a time
     }

@@ -1,22 +1,24 @@
 """Expand the grid, skip what is done, hand runs to an executor, store records."""
 
 from ftbench.sweep.drive import Progress, run_sweep
-from ftbench.sweep.estimate import estimate_seconds, probe_seconds
-from ftbench.sweep.grid import check_test_set, expand
-from ftbench.sweep.plan import DEFAULT_RETRY, Plan, describe, make_plan, parse_statuses
+from ftbench.sweep.estimate import Estimator, TimeLeft, estimate_seconds, probe_seconds
+from ftbench.sweep.grid import expand
+from ftbench.sweep.plan import DEFAULT_RETRY, Plan, describe, make_plan, parse_statuses, plan_for
 from ftbench.sweep.why import StoredRuns, reasons, why_new
 
 __all__ = [
     "DEFAULT_RETRY",
+    "Estimator",
     "Plan",
     "Progress",
     "StoredRuns",
-    "check_test_set",
+    "TimeLeft",
     "describe",
     "estimate_seconds",
     "expand",
     "make_plan",
     "parse_statuses",
+    "plan_for",
     "probe_seconds",
     "reasons",
     "run_sweep",

@@ -5,33 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ftbench import executors, ops, plugins, store
+from ftbench import ops, plugins, store
 from ftbench.config import SweepSpec, to_toml
 from ftbench.errors import SpecError, StoreError
+from ftbench.executors import Executor, Listener, Serial
 from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
-from ftbench.run import resolve_device, run_one
-from ftbench.sweep.grid import check_test_set, expand
-from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, make_plan
+from ftbench.run import RunWork, resolve_device
+from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, plan_for
 
 _log = logging.getLogger("ftbench")
 
 
 class Progress:
-    """Listens to a sweep; every method may be overridden."""
+    """Listens to a sweep; every method may be overridden. Several runs may be in progress."""
 
     def planned(self, plan: Plan) -> None:
         """The runs are known and the directory is locked."""
 
-    def started(self, spec: RunSpec) -> None:
+    def started(self, run: RunSpec) -> None:
         """A run begins."""
 
-    def stepped(self, step: int, total_steps: int) -> None:
-        """The current run has taken ``step`` of its steps."""
+    def stepped(self, run: RunSpec, step: int, total_steps: int) -> None:
+        """A run has taken ``step`` of its steps."""
 
     def finished(self, record: RunRecord) -> None:
         """A run has ended and its record is on disk."""
@@ -51,73 +52,87 @@ def run_sweep(
 ) -> Plan:
     """Run what is missing of the grid into the directory ``out``; return the plan as it ends.
 
-    Each record is on disk before the next run starts; a run of the plan that is not in its ``done``
-    has none. On an interrupt the derived files are written and KeyboardInterrupt passes on.
-    FtbenchError where nothing could start, StoreError where the directory is taken away. Derived
-    files that cannot be written are a warning: the records have everything.
+    The plan carries the records. Each is on disk before the next run starts; a run of the plan that
+    is not in its ``done`` has none. On an interrupt the derived files are written and
+    KeyboardInterrupt passes on. FtbenchError where nothing could start, StoreError where the
+    directory is taken away. Derived files that cannot be written are a warning: the records have
+    everything.
     """
     if not isinstance(spec, SweepSpec):
         raise SpecError(
             f"run_sweep() wants an ftbench.SweepSpec, got {type(spec).__name__}; make one of it by "
             "ftbench.SweepSpec(...) or ftbench.load_spec(path)"
         )
-    retry = check_statuses(retry)
     catalogue = plugins.load_catalogue() if catalogue is None else catalogue
-    progress = progress or Progress()
-    runs = expand(spec, catalogue)
-    check_test_set(spec, catalogue)
-    device = resolve_device(spec.device)
-    device_type = device.partition(":")[0]
     # Whole, since a strategy may change the working directory.
     directory = Path(os.path.abspath(out))
+    plan = plan_for(spec, directory, catalogue, check_statuses(retry))
     # Compiles on first use, so before the clock of any run starts; and what the environment asks
     # for in vain is said before anything is planned or written.
     ops.implementation()
-    with store.Store(directory) as opened:
+    with store.Store(directory, plan.held) as opened:
         opened.write_spec(to_toml(spec))
-        plan = make_plan(runs, opened.records(), retry, device_type=device_type)
-        progress.planned(plan)
-        try:
-            for record in _records(plan.pending, opened, catalogue, device, spec, progress):
-                opened.append(record)
-                catalogue.notify("ftbench_run_finished", record=record)
-                progress.finished(record)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                opened.check_in_place()  # where it is not, that is the error to read
-                opened.forget_running()  # stopped on purpose, not crashed
-            with contextlib.suppress(StoreError):  # the first error is the one to read
-                opened.check_in_place()
-                write_derived(directory)  # as stored: it may have come in the middle of append()
-            raise
-        opened.check_in_place()
-        try:
-            write_derived(directory, opened.records())
-        except StoreError as error:
-            progress.warned(str(error))
-        return make_plan(runs, opened.records(), retry)
+        drive = _Drive(opened, catalogue, progress or Progress())
+        return drive.run(plan.against(opened.records()), spec)
 
 
-def _records(
-    pending: Sequence[RunSpec],
-    opened: store.Store,
-    catalogue: Catalogue,
-    device: str,
-    spec: SweepSpec,
-    progress: Progress,
-) -> Iterator[RunRecord]:
-    def start(run: RunSpec) -> None:
-        opened.begin(run)
-        progress.started(run)
-        catalogue.notify("ftbench_run_started", spec=run)
+@dataclass(frozen=True)
+class _Drive:
+    """A sweep under way: who writes, and who is told."""
 
-    def run(run: RunSpec) -> RunRecord:
-        return run_one(
-            run,
-            catalogue,
-            device=device,
+    opened: store.Store
+    catalogue: Catalogue
+    progress: Progress
+
+    def run(self, plan: Plan, spec: SweepSpec, executor: Executor | None = None) -> Plan:
+        """Carry out what is pending; return the plan with all records."""
+        executor = Serial() if executor is None else executor
+        work = RunWork(
+            device=resolve_device(spec.device),
             timeout_seconds=spec.timeout_seconds,
-            on_step=progress.stepped,
+            shares_device=executor.shares_device,
+            shares_process=executor.shares_process,
+            catalogue=self.catalogue,
         )
+        self.progress.planned(plan)
+        try:
+            for record in executor.map(plan.pending, work, _Announced(self)):
+                self.opened.append(record)
+                self.catalogue.notify("ftbench_run_finished", record=record)
+                self.progress.finished(record)
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self.opened.check_in_place()
+        ended = plan.against(self.opened.records())
+        try:
+            write_derived(self.opened.directory, ended.records)
+        except StoreError as error:
+            self.progress.warned(str(error))
+        return ended
 
-    return executors.run_serially(pending, run, on_start=start)
+    def _leave(self, error: BaseException) -> None:
+        """Write what can be written still; raises nothing but that the directory is gone."""
+        if isinstance(error, KeyboardInterrupt):
+            self.opened.check_in_place()  # where it is not, that is the error to read
+            self.opened.forget_running()  # stopped on purpose, not crashed
+        directory = self.opened.directory
+        with contextlib.suppress(StoreError):  # the first error is the one to read
+            self.opened.check_in_place()
+            # As stored: it may have come in the middle of append().
+            write_derived(directory, store.read_records(directory))
+
+
+@dataclass(frozen=True)
+class _Announced(Listener):
+    """Notes each run before it starts, so that a death in it is known; then tells the others."""
+
+    drive: _Drive
+
+    def started(self, run: RunSpec) -> None:
+        self.drive.opened.begin(run)
+        self.drive.progress.started(run)
+        self.drive.catalogue.notify("ftbench_run_started", spec=run)
+
+    def stepped(self, run: RunSpec, step: int, total_steps: int) -> None:
+        self.drive.progress.stepped(run, step, total_steps)

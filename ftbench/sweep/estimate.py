@@ -1,11 +1,13 @@
-"""How long the pending runs of a plan should take."""
+"""How long runs should take: from finished ones that are like them, or from short trials."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftbench.config import SweepSpec
@@ -16,36 +18,111 @@ from ftbench.run import resolve_device, run_one
 from ftbench.sweep.plan import Plan
 
 
-def estimate_seconds(plan: Plan, records: list[RunRecord]) -> float | None:
-    """Return the seconds that the pending runs should take, from finished ones; None: unknown.
+@dataclass(frozen=True)
+class Likeness:
+    """What runs share whose seconds tell of each other's."""
 
-    Each run counts as the mean of its strategy's finished runs on the same backbone with the same
-    recipe, or else with the same batch size, their steps taken for its own.
+    whole: str  # task, backbone, strategy and recipe
+    but_length: str  # the same with a batch size for the recipe
+
+
+class Estimator:
+    """Learns from finished runs what others should take.
+
+    A run counts as the mean of those with its task, backbone, strategy and recipe, or else of
+    those with its batch size, their steps taken for its own. Runs of another kind of device do not
+    count where ``device_type`` is given.
     """
-    same: dict[str, _Mean] = {}
-    besides_steps: dict[str, _Mean] = {}
-    of_a_step: dict[str, _Mean] = {}
-    for record in records:
-        if record.status != "ok":
-            continue
+
+    def __init__(self, records: Iterable[RunRecord] = (), device_type: str = "") -> None:
+        self._device_type = device_type
+        self._same: dict[str, _Mean] = defaultdict(_Mean)
+        self._besides_steps: dict[str, _Mean] = defaultdict(_Mean)
+        self._of_a_step: dict[str, _Mean] = defaultdict(_Mean)
+        for record in records:
+            self.learn(record)
+
+    def learn(self, record: RunRecord) -> None:
+        """Take in a finished run; one that did not end well tells nothing."""
+        elsewhere = record.environment.get("device_type", "") != self._device_type
+        if record.status != "ok" or (self._device_type and elsewhere):
+            return
+        alike = likeness(record.identity)
         step = _number(record.costs.get("step_seconds"))
         besides = record.run_seconds - step * _number(record.protocol.get("steps"))
-        group = _group(record.identity)
-        same.setdefault(_group(record.identity, whole=True), _Mean()).add(record.run_seconds)
-        besides_steps.setdefault(group, _Mean()).add(max(0.0, besides))
-        of_a_step.setdefault(group, _Mean()).add(step)
-    total = 0.0
-    for run in plan.pending:
-        identity = run.identity()
-        whole, group = _group(identity, whole=True), _group(identity)
-        if whole in same:
-            total += same[whole].value
-        elif group in of_a_step:
-            steps = Recipe.model_validate(run.recipe).total_steps(run.size)
-            total += besides_steps[group].value + steps * of_a_step[group].value
-        else:
+        self._same[alike.whole].add(record.run_seconds)
+        self._besides_steps[alike.but_length].add(max(0.0, besides))
+        self._of_a_step[alike.but_length].add(step)
+
+    def seconds(self, run: RunSpec, alike: Likeness | None = None) -> float | None:
+        """Return what one run should take; None where no finished run is like it."""
+        alike = alike or likeness(run.identity())
+        if alike.whole in self._same:
+            return self._same[alike.whole].value
+        if alike.but_length not in self._of_a_step:
             return None
-    return total if math.isfinite(total) else None
+        steps = Recipe.model_validate(run.recipe).total_steps(run.size)
+        step = self._of_a_step[alike.but_length].value
+        return self._besides_steps[alike.but_length].value + steps * step
+
+
+class TimeLeft:
+    """The runs that are still to come, and what they should take together."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._estimator = Estimator(plan.records, plan.device_type)
+        kinds = _kinds(plan.pending)
+        self._kinds = {run.key: kind for run, kind in zip(plan.pending, kinds, strict=True)}
+        self._one_of = dict(zip(kinds, plan.pending, strict=True))
+        self._left = Counter(kinds)
+        self._seen = _Mean()
+
+    def finished(self, record: RunRecord) -> None:
+        """Take a run off, and learn from it."""
+        self._estimator.learn(record)
+        self._seen.add(record.run_seconds)
+        if record.key in self._kinds:
+            self._left[self._kinds.pop(record.key)] -= 1
+
+    def seconds(self) -> float | None:
+        """Return the seconds left; None: unknown.
+
+        A run like no finished one counts as the mean of those that this has seen finish.
+        """
+        otherwise = self._seen.value if self._seen else None
+        total = 0.0
+        for kind, count in self._left.items():
+            if count > 0:
+                one = self._estimator.seconds(self._one_of[kind], kind)
+                one = otherwise if one is None else one
+                if one is None:
+                    return None
+                total += count * one
+        return total if math.isfinite(total) else None
+
+
+def _kinds(runs: Iterable[RunSpec]) -> list[Likeness]:
+    """Return the likeness of each run; a plan's runs share their parts, so most are known."""
+    known: dict[tuple[int, ...], Likeness] = {}
+    found = []
+    for run in runs:
+        parts = (run.task, run.backbone, run.strategy, run.recipe)
+        same = (*map(id, parts), run.size)
+        if same not in known:
+            known[same] = likeness(run.identity())
+        found.append(known[same])
+    return found
+
+
+def likeness(identity: Mapping[str, Any]) -> Likeness:
+    """Return what a run shares with others by its identity."""
+    recipe = identity["recipe"]
+    parts = [identity[part]["name"] for part in ("task", "backbone")]
+    parts += [identity[part].get("options") for part in ("task", "backbone")]
+    parts.append(identity["strategy"])
+    size = identity["size"] if recipe.get("epochs") is not None else 0
+    whole = json.dumps([parts, recipe, size], sort_keys=True)
+    return Likeness(whole, json.dumps([parts, recipe.get("batch_size")], sort_keys=True))
 
 
 def _number(value: object) -> float:
@@ -61,6 +138,9 @@ class _Mean:
     def __init__(self) -> None:
         self._sum, self._count = 0.0, 0
 
+    def __bool__(self) -> bool:
+        return self._count > 0
+
     def add(self, value: float) -> None:
         """Take in a value."""
         self._sum += value
@@ -72,33 +152,30 @@ class _Mean:
         return self._sum / self._count
 
 
-def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
-    """Return the seconds that the pending runs should take, from short trials of each strategy.
+def estimate_seconds(plan: Plan) -> float | None:
+    """Return the seconds that the pending runs should take, from finished ones; None: unknown."""
+    return TimeLeft(plan).seconds()
 
-    Each strategy trains for a few steps on the first run's rows, and nothing is stored.
+
+def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
+    """Return the seconds that the pending runs should take, from short trials of each kind.
+
+    Of runs that are alike, the first trains for a few steps, and nothing is stored.
     """
     steps, device = 6, resolve_device(spec.device)
-    seconds: dict[str, float] = {}
-    by_strategy: dict[str, RunSpec] = {}
-    for run in plan.pending:
-        by_strategy.setdefault(run.strategy.label, run)
+    kinds = [kind.but_length for kind in _kinds(plan.pending)]
+    firsts = dict(reversed(list(zip(kinds, plan.pending, strict=True))))
     # Warm-up: the first run also loads the data.
-    _probe(next(iter(by_strategy.values())), 1, catalogue, device)
-    for label, run in by_strategy.items():
-        record = _probe(run, steps, catalogue, device)
-        per_step = float(record.costs.get("step_seconds") or 0.0)
-        total = Recipe.model_validate(run.recipe).total_steps(run.size)
-        seconds[label] = record.run_seconds + per_step * (total - steps)
-    return sum(seconds[run.strategy.label] for run in plan.pending)
+    _probe(next(iter(firsts.values())), 1, catalogue, device)
+    trials = {kind: _probe(run, steps, catalogue, device) for kind, run in firsts.items()}
+    total = 0.0
+    for kind, run in zip(kinds, plan.pending, strict=True):
+        trial = trials[kind]
+        rest = Recipe.model_validate(run.recipe).total_steps(run.size) - steps
+        total += trial.run_seconds + float(trial.costs.get("step_seconds") or 0.0) * rest
+    return total
 
 
 def _probe(run: RunSpec, steps: int, catalogue: Catalogue, device: str) -> RunRecord:
     recipe = {**run.recipe, "steps": steps, "epochs": None}
     return run_one(replace(run, recipe=recipe), catalogue, device=device)
-
-
-def _group(identity: Mapping[str, Any], *, whole: bool = False) -> str:
-    """Return what the runs share whose seconds tell of each other's."""
-    recipe = identity["recipe"]
-    shared = recipe if whole else recipe.get("batch_size")
-    return str((identity["strategy"], shared, identity["backbone"]["name"]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ftbench import subsets
+from ftbench.backbone import BackboneFamily
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
-from ftbench.plugins import Catalogue, Kind, Part, Resolved
-from ftbench.records import ComponentId, RunSpec, identity_key
+from ftbench.plugins import Catalogue, Part, Resolved
+from ftbench.records import RunSpec, identity_key
+from ftbench.strategy import Strategy
 from ftbench.task import Task, pool_strata, require_rows
 
 
@@ -16,18 +18,18 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     """Return the runs of the grid: seed by seed, so that an early stop leaves whole tables.
 
     Every name, option and size is checked here, before anything trains: SpecError or PluginError.
+    Of a test set, nothing but its number of rows is looked at.
     """
-    task = _only("task", spec.task, catalogue.resolve("task", spec.task))
-    backbone = _only("backbone", spec.backbone, catalogue.resolve("backbone", spec.backbone))
-    strategies = _strategies(catalogue, spec.strategies)
-    with catalogue.naming("task", task.component.name):
-        sizes = _sizes(spec, task.component)
+    tasks = _tasks(spec, catalogue)
+    backbones = _backbones(spec, catalogue)
+    strategies = _strategies(spec, catalogue)
+    sizes = {task.identity.label: _sizes(spec, task.component, catalogue) for task in tasks}
     recipe = spec.recipe.model_dump(mode="json")
     return [
         RunSpec(
             task=task.identity,
             backbone=backbone.identity,
-            strategy=strategy,
+            strategy=strategy.identity,
             recipe=recipe,
             size=size,
             seed=seed,
@@ -35,43 +37,63 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
             deterministic=spec.deterministic,
         )
         for seed in spec.seeds
-        for size in sizes
+        for task in tasks
+        for backbone in backbones
+        for size in sizes[task.identity.label]
         for strategy in strategies
     ]
 
 
-def check_test_set(spec: SweepSpec, catalogue: Catalogue) -> None:
-    """Raise SpecError where the task has no test rows; nothing but their number is looked at."""
-    for task in catalogue.resolve("task", spec.task):
-        with catalogue.naming("task", task.component.name):
-            require_rows(task.component, "test()", task.component.test())
+def _tasks(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[Task]]:
+    found = (catalogue.resolve("task", text) for text in spec.tasks)
+    return _different(spec.tasks, found)
 
 
-def _only(kind: Kind, text: str, found: Sequence[Resolved[Part]]) -> Resolved[Part]:
-    if len(found) > 1:
-        raise SpecError(f"{kind} '{text}' is a grid; a sweep has one {kind}")
-    return found[0]
+def _backbones(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[BackboneFamily]]:
+    found = (catalogue.resolve("backbone", text) for text in spec.backbones)
+    return _different(spec.backbones, found)
 
 
-def _strategies(catalogue: Catalogue, texts: Sequence[str]) -> list[ComponentId]:
-    found: dict[str, ComponentId] = {}
-    for text in texts:
-        for strategy in catalogue.resolve("strategy", text):
-            point = identity_key(strategy.identity.identity())
-            if point in found:
-                label = strategy.component.label
-                raise SpecError(f"strategy '{text}' is in the spec twice, as '{label}'")
-            found[point] = strategy.identity
+def _strategies(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[Strategy]]:
+    found = (catalogue.resolve("strategy", text) for text in spec.strategies)
+    return _different(spec.strategies, found)
+
+
+def _different(
+    texts: Sequence[str], resolved: Iterable[list[Resolved[Part]]]
+) -> list[Resolved[Part]]:
+    """Return the points that references stand for; SpecError where one is there twice."""
+    found: dict[str, Resolved[Part]] = {}
+    for text, points in zip(texts, resolved, strict=True):
+        for point in points:
+            key = identity_key(point.identity.identity())
+            if key in found:
+                component = point.component
+                raise SpecError(
+                    f"{component.kind} '{text}' is in the spec twice, as '{component.label}'"
+                )
+            found[key] = point
     return list(found.values())
 
 
-def _sizes(spec: SweepSpec, task: Task) -> list[int]:
-    strata = pool_strata(task)
+def _sizes(spec: SweepSpec, task: Task, catalogue: Catalogue) -> list[int]:
+    """Return the different label budgets of a task, as counts."""
+    with catalogue.naming("task", task.name):
+        require_rows(task, "test()", task.test())
+        strata = pool_strata(task)
     sizes = list(dict.fromkeys(subsets.resolve_size(size, len(strata)) for size in spec.sizes))
+    several = len(spec.tasks) > 1
     for size in sizes:
-        subsets.check_size(strata, size)
-        if spec.recipe.patience is not None:
-            # Every seed's subset holds each class, so what one has room for, all have.
-            rows = subsets.draw(strata, size, spec.seeds[0])
-            subsets.split_validation(strata[rows], spec.recipe.validation_share, spec.seeds[0])
+        try:
+            _check_size(spec, strata, size)
+        except SpecError as error:
+            raise (SpecError(f"task '{task.label}': {error}") if several else error) from error
     return sizes
+
+
+def _check_size(spec: SweepSpec, strata: subsets.Rows, size: int) -> None:
+    subsets.check_size(strata, size)
+    if spec.recipe.patience is not None:
+        # Every seed's subset holds each class, so what one has room for, all have.
+        rows = subsets.draw(strata, size, spec.seeds[0])
+        subsets.split_validation(strata[rows], spec.recipe.validation_share, spec.seeds[0])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 from ftbench import store
+from ftbench.config import SweepSpec
 from ftbench.errors import SpecError, did_you_mean
-from ftbench.records import STATUSES, RunRecord, RunSpec, Status
+from ftbench.plugins import Catalogue
+from ftbench.records import STATUSES, RunRecord, RunSpec, Status, describe_run
+from ftbench.run import resolve_device
+from ftbench.store import NOTHING, Snapshot
+from ftbench.sweep.grid import expand
 
 DEFAULT_RETRY: tuple[Status, ...] = ("failed", "out-of-memory", "timeout", "crashed")
 """What a sweep tries again unasked. A diverged run is a result: it would diverge again."""
@@ -17,18 +24,63 @@ DEFAULT_RETRY: tuple[Status, ...] = ("failed", "out-of-memory", "timeout", "cras
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do: all runs of the grid, and those still to run, in order."""
+    """All runs of a grid, those still to run in order, and the records they are held against."""
 
     runs: Sequence[RunSpec]
     pending: Sequence[RunSpec]
     done: Mapping[str, RunRecord] = field(default_factory=dict)  # by key, the latest attempts
     device_type: str = ""  # where the pending ones will run: cpu or cuda
     others: int = 0  # stored runs that are not of the grid
+    held: Snapshot = NOTHING
+    retry: tuple[Status, ...] = DEFAULT_RETRY
+
+    @property
+    def records(self) -> Sequence[RunRecord]:
+        """Every record of the directory, those of other grids included."""
+        return self.held.records
+
+    def against(self, records: Sequence[RunRecord]) -> Plan:
+        """Return the plan of the same grid with other records."""
+        plan = make_plan(self.runs, records, self.retry, device_type=self.device_type)
+        return replace(plan, held=Snapshot(records))
+
+    def name(self, run: RunSpec | RunRecord) -> str:
+        """Return a run's short name, with task and backbone where the grid has several."""
+        if isinstance(run, RunSpec):
+            return run.describe(self._several)
+        return describe_run(run.labels, run.identity["size"], run.identity["seed"], self._several)
+
+    @functools.cached_property
+    def _several(self) -> list[str]:
+        found = []
+        if len({run.task.label for run in self.runs}) > 1:
+            found.append("task")
+        if len({run.backbone.label for run in self.runs}) > 1:
+            found.append("backbone")
+        return found
+
+
+def plan_for(
+    spec: SweepSpec,
+    directory: Path | Snapshot,
+    catalogue: Catalogue,
+    retry: Iterable[Status] = DEFAULT_RETRY,
+) -> Plan:
+    """Return what a sweep of ``spec`` into a directory would do; nothing is written.
+
+    A directory's records are read once, or not at all where they are handed over. SpecError,
+    PluginError or StoreError where the sweep could not start.
+    """
+    runs = expand(spec, catalogue)
+    device_type = resolve_device(spec.device).partition(":")[0]
+    held = directory if isinstance(directory, Snapshot) else store.snapshot(directory)
+    plan = make_plan(runs, held.records, retry, device_type=device_type)
+    return replace(plan, held=held)
 
 
 def make_plan(
     runs: Sequence[RunSpec],
-    records: list[RunRecord],
+    records: Sequence[RunRecord],
     retry: Iterable[Status] = DEFAULT_RETRY,
     *,
     device_type: str = "",
@@ -37,12 +89,20 @@ def make_plan(
 
     Retries come last, so that a run that brings the process down does not keep the others waiting.
     """
-    again = set(retry)
+    again = tuple(retry)
     latest = store.latest(records)
     done = {run.key: latest[run.key] for run in runs if run.key in latest}
     untried = [run for run in runs if run.key not in done]
     retried = [run for run in runs if run.key in done and done[run.key].status in again]
-    return Plan(runs, [*untried, *retried], done, device_type, len(latest) - len(done))
+    return Plan(
+        runs=runs,
+        pending=[*untried, *retried],
+        done=done,
+        device_type=device_type,
+        others=len(latest) - len(done),
+        held=Snapshot(records),
+        retry=again,
+    )
 
 
 def parse_statuses(text: str) -> tuple[Status, ...]:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftbench.records import RunRecord, RunSpec, flatten
+from ftbench.records import COMPONENTS, RunRecord, RunSpec, flatten
 from ftbench.sweep.plan import Plan
 
-Point = tuple[str, int, int]  # strategy, size, seed
+Point = tuple[str, str, str, int, int]  # task, backbone, strategy, size, seed
 Change = Mapping[str, tuple[Any, Any]]  # field: (old, new)
-_POINT = ("strategy.name", "size", "seed")
+_POINT = ("task.name", "backbone.name", "strategy.name", "size", "seed")
 _COMPARED = 8
 """How many of a point's settings a run is compared with; of more, with those that differ in one
 field, which are looked up, or else with the latest."""
@@ -25,15 +25,15 @@ field, which are looked up, or else with the latest."""
 def why_new(run: RunSpec, records: Iterable[RunRecord]) -> Change:
     """Return the fields (old, new) in which ``run`` differs from the nearest stored run.
 
-    Nearest is the one with the fewest differences among those of the same strategy, size and seed.
-    An empty result means that there is none, and :func:`reasons` says which of the three is new.
+    Nearest is the one with the fewest differences among those of the same point. An empty result
+    means that there is none, and :func:`reasons` says what of the point is new.
     """
     return StoredRuns(records).why_new(run)
 
 
-def reasons(plan: Plan, records: Iterable[RunRecord]) -> Counter[str]:
+def reasons(plan: Plan) -> Counter[str]:
     """Return why pending runs are pending, one line a reason, with how many runs it holds for."""
-    stored = StoredRuns(records)
+    stored = StoredRuns(plan.records)
     counts: Counter[str] = Counter()
     for run in plan.pending:
         if run.key in plan.done:
@@ -53,7 +53,7 @@ def _reason(stored: StoredRuns, run: RunSpec) -> str:
     values = dict(zip(_POINT, _point(run.identity()), strict=True))
     unseen = [name for name in _POINT if values[name] not in stored.seen[name]]
     if not unseen:
-        return "this strategy, size and seed were not combined yet"
+        return "this task, backbone, strategy, size and seed were not combined yet"
     return ", ".join(f"{name}: {_shown(values[name])} is new" for name in unseen)
 
 
@@ -65,7 +65,7 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Setting:
-    """Everything in an identity but its strategy's name, its size and its seed."""
+    """Everything in an identity but its point."""
 
     fields: Mapping[str, Any]
     hashes: Mapping[str, int]  # of each field with its value
@@ -115,7 +115,8 @@ class StoredRuns:
         text = json.dumps(rest, sort_keys=True)
         if text not in self._settings:
             fields = flatten(rest)
-            fields.pop("strategy.name", None)
+            for name in _POINT:
+                fields.pop(name, None)
             hashes = {name: hash((name, _text(value))) for name, value in fields.items()}
             self._settings[text] = _Setting(fields, hashes, sum(hashes.values()))
         return self._settings[text]
@@ -130,7 +131,8 @@ class StoredRuns:
 
 
 def _point(identity: Mapping[str, Any]) -> Point:
-    return identity["strategy"]["name"], identity["size"], identity["seed"]
+    task, backbone, strategy = (identity[part]["name"] for part in COMPONENTS)
+    return task, backbone, strategy, identity["size"], identity["seed"]
 
 
 def _candidates(stored: _Stored, new: _Setting) -> Sequence[_Setting]:

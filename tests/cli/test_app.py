@@ -29,11 +29,11 @@ def asked(ftbench_command, monkeypatch):
 
 def test_no_arguments_ask_for_the_embedded_benchmark(asked):
     spec, out, rest = asked()
-    assert (spec.task, spec.backbone) == ("digits", "glyphnet")
+    assert (spec.tasks, spec.backbones) == (("digits",), ("glyphnet",))
     assert set(spec.strategies) == {
         *("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
     }
-    assert (spec.sizes, spec.seeds) == ((20, 50, 100, 400), (0, 1, 2))
+    assert (spec.sizes, spec.seeds) == ((20, 50, 100, 400), (0, 1, 2, 3, 4))
     assert str(out) == "ftbench-results"
     assert rest == {"retry": None, "dry_run": False, "quick": False}
 
@@ -41,8 +41,8 @@ def test_no_arguments_ask_for_the_embedded_benchmark(asked):
 @pytest.mark.parametrize(
     ("flags", "key", "value"),
     [
-        (["--task", "letters"], "task", "letters"),
-        (["--backbone", "other"], "backbone", "other"),
+        (["--tasks", "letters"], "tasks", ("letters",)),
+        (["--backbones", "other"], "backbones", ("other",)),
         (["--strategies", "full,ewc"], "strategies", ("full", "ewc")),
         (
             ["--strategies", "full(decay=0.5), partial(stages=[1,2])"],
@@ -143,8 +143,8 @@ WRONG = {
     "a status": (["--retry", "faild"], "unknown status 'faild'; did you mean 'failed'?"),
     "a strategy": (["--strategies", "l2ps"], "unknown strategy 'l2ps'; did you mean 'l2sp'?"),
     "an option": (["--strategies", "ewc(strenght=1)"], "unknown option 'strenght'; did you mean"),
-    "a task": (["--task", "digit"], "unknown task 'digit'; did you mean 'digits'?"),
-    "a backbone": (["--backbone", "glyfnet"], "unknown backbone 'glyfnet'; did you mean"),
+    "a task": (["--tasks", "digit"], "unknown task 'digit'; did you mean 'digits'?"),
+    "a backbone": (["--backbones", "glyfnet"], "unknown backbone 'glyfnet'; did you mean"),
     "a missing file": (["absent.toml"], "cannot read absent.toml: No such file or directory"),
     "a folder": (["/"], "cannot read /: Is a directory"),
 }
@@ -222,8 +222,8 @@ def test_an_interrupt_outside_a_sweep_exits_130(ftbench_command, monkeypatch):
 def test_overrides_refuse_what_flags_contradict():
     with pytest.raises(SpecError, match="give one of them"):
         sweeping.overrides(
-            task=None,
-            backbone=None,
+            tasks=None,
+            backbones=None,
             strategies=None,
             sizes=None,
             seeds="1",

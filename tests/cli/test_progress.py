@@ -29,9 +29,10 @@ def sweep_through(progress, records, *, done=()):
     with progress:
         progress.planned(make_plan(runs, list(done)))
         for record in records:
-            progress.started(run_spec(record.labels["strategy"], seed=record.identity["seed"]))
-            progress.stepped(1, 2)
-            progress.stepped(2, 2)
+            run = run_spec(record.labels["strategy"], seed=record.identity["seed"])
+            progress.started(run)
+            progress.stepped(run, 1, 2)
+            progress.stepped(run, 2, 2)
             progress.finished(record)
 
 
@@ -58,8 +59,8 @@ def test_failures_that_are_not_tried_again_are_not_called_done(capsys):
 
 def test_the_time_left_goes_by_the_strategies_that_are_left():
     progress = PlainProgress()
-    assert progress.seconds_left() is None
     progress.planned(make_plan([run_spec(seed=seed) for seed in range(4)], []))
+    assert progress.seconds_left() is None
     progress.finished(run_record(seed=0))
     assert progress.seconds_left() == pytest.approx(9.0)
 

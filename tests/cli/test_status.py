@@ -47,7 +47,7 @@ def test_why_rerun_names_the_field_that_makes_a_run_new(tiny_sweep, ftbench_comm
     assert "2 stored runs are of other plans" in outcome.out
     assert "1 × recipe.steps: 4 → 5\n" in outcome.out
     assert "1 × recipe.steps: 4 → 5, strategy.options.strength: 10.0 → 7.0" in outcome.out
-    assert values["task"] == "tiny"
+    assert values["tasks"] == ["tiny"]
 
 
 def test_why_rerun_tells_failed_runs_from_new_ones(tiny_sweep, ftbench_command, tmp_path):

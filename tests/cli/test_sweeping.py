@@ -6,8 +6,8 @@ import pytest
 
 from ftbench import sweep as sweeps
 from ftbench.cli import sweeping
+from ftbench.run import one
 from ftbench.store import read_records
-from ftbench.sweep import drive
 from tests.support import run_record, run_spec
 
 
@@ -100,7 +100,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_sweep, tmp_path):
     outcome = tiny_sweep("--dry-run", strategies="full,ewc", sizes="12,30", seeds="0,1,2")
     assert outcome.code == 0
     assert outcome.out.splitlines()[1:4] == [
-        "2 strategies (full, ewc) × 2 sizes (12, 30) × 3 seeds (0, 1, 2)",
+        "1 task (tiny) × 1 backbone (tiny-net) × 2 strategies (full, ewc) × 2 sizes (12, 30) "
+        "× 3 seeds (0, 1, 2)",
         "12 runs, 0 already done, 12 to run",
         "  12 × nothing is stored yet",
     ]
@@ -141,12 +142,12 @@ def test_a_dry_run_into_another_projects_directory_says_so(tiny_sweep, tmp_path)
     assert "holds other files" in outcome.err
 
 
-def test_the_default_plan_is_84_runs(ftbench_command, tmp_path, monkeypatch):
+def test_the_default_plan_is_140_runs(ftbench_command, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "probe_seconds", lambda *_: 200.0)
     outcome = ftbench_command("sweep", "--dry-run", "--out", tmp_path / "out")
     assert "7 strategies" in outcome.out
-    assert "84 runs, 0 already done, 84 to run\n" in outcome.out
-    assert "84 × nothing is stored yet" in outcome.out
+    assert "140 runs, 0 already done, 140 to run\n" in outcome.out
+    assert "140 × nothing is stored yet" in outcome.out
     assert "estimated time: 3 min 20 s" in outcome.out
 
 
@@ -194,7 +195,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(tiny_sweep, tmp_path, monk
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(drive, "run_one", interrupted)
+    monkeypatch.setattr(one, "run_one", interrupted)
     outcome = tiny_sweep()
     assert outcome.code == 130
     assert f"every finished run is in {tmp_path / 'out'}, the same command goes on" in outcome.err
@@ -227,9 +228,9 @@ def test_quick_lies_under_the_spec_and_flags_over_it(tiny_sweep, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("seeds = [3, 4]\n")
     outcome = tiny_sweep(file, "--quick", "--dry-run", seeds=None)
-    assert "1 strategies (full) × 1 sizes (12) × 2 seeds (3, 4)\n" in outcome.out
+    assert "1 strategy (full) × 1 size (12) × 2 seeds (3, 4)\n" in outcome.out
     outcome = tiny_sweep("--quick", "--dry-run", seeds=None)
-    assert "1 strategies (full) × 1 sizes (12) × 1 seeds (0)\n" in outcome.out
+    assert "1 strategy (full) × 1 size (12) × 1 seed (0)\n" in outcome.out
 
 
 def test_many_different_failures_are_listed_in_part(capsys):
@@ -257,7 +258,7 @@ def test_a_run_without_a_record_has_not_ended_well(capsys):
 def test_a_directory_that_is_taken_away_ends_the_sweep_with_what_became_of_it(
     tiny_sweep, tmp_path, monkeypatch, take
 ):
-    real = drive.run_one
+    real = one.run_one
     runs = []
 
     def run_and_take(*arguments, **options):
@@ -266,7 +267,7 @@ def test_a_directory_that_is_taken_away_ends_the_sweep_with_what_became_of_it(
             take(tmp_path / "out")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(drive, "run_one", run_and_take)
+    monkeypatch.setattr(one, "run_one", run_and_take)
     outcome = tiny_sweep(strategies="full,head-only", seeds="0,1")
     assert outcome.code == 2
     assert "out is gone while the sweep ran, and its 1 records may be lost" in outcome.err

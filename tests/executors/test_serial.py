@@ -1,29 +1,49 @@
-from ftbench.executors import run_serially
+from ftbench.executors import Serial
 from tests.support import run_record, run_spec
 
 
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.events = []
+
+    def started(self, run):
+        self.events.append(("start", run.seed))
+
+    def stepped(self, run, step, total_steps):
+        self.events.append(("step", run.seed, step, total_steps))
+
+
 def test_runs_go_one_by_one_in_order_each_announced_before_it_starts():
-    events = []
+    heard = Heard()
 
-    def run(spec):
-        events.append(("run", spec.seed))
-        return run_record(seed=spec.seed)
+    def work(run, on_step):
+        heard.events.append(("run", run.seed))
+        on_step(1, 2)
+        return run_record(seed=run.seed)
 
-    specs = [run_spec(seed=seed) for seed in (2, 0, 1)]
-    for record in run_serially(specs, run, on_start=lambda s: events.append(("start", s.seed))):
-        events.append(("stored", record.identity["seed"]))
-    assert events == [(what, seed) for seed in (2, 0, 1) for what in ("start", "run", "stored")]
+    runs = [run_spec(seed=seed) for seed in (2, 0, 1)]
+    for record in Serial().map(runs, work, heard):
+        heard.events.append(("stored", record.identity["seed"]))
+    assert heard.events == [
+        event
+        for seed in (2, 0, 1)
+        for event in (("start", seed), ("run", seed), ("step", seed, 1, 2), ("stored", seed))
+    ]
 
 
 def test_nothing_runs_before_its_record_is_asked_for():
-    started = []
-    records = run_serially(
-        [run_spec()], lambda s: run_record(), on_start=lambda s: started.append(s)
-    )
-    assert started == []
+    heard = Heard()
+    records = Serial().map([run_spec()], lambda run, on_step: run_record(), heard)
+    assert heard.events == []
     next(records)
-    assert len(started) == 1
+    assert len(heard.events) == 1
 
 
 def test_no_runs_give_no_records():
-    assert list(run_serially([], lambda s: run_record(), on_start=lambda s: None)) == []
+    assert list(Serial().map([], lambda run, on_step: run_record(), Heard())) == []
+
+
+def test_runs_in_turn_share_neither_device_nor_process():
+    assert (Serial.shares_device, Serial.shares_process) == (False, False)

@@ -177,7 +177,7 @@ def test_an_unknown_split_is_refused():
 
 def test_the_blocks_are_swept(tmp_path, by_blocks):
     spec = ftbench.SweepSpec(
-        task="digits(split='blocks')", strategies=("head-only",), sizes=(20,), seeds=(0, 1),
+        tasks=("digits(split='blocks')",), strategies=("head-only",), sizes=(20,), seeds=(0, 1),
         recipe={"steps": 3}, device="cpu",
     )  # fmt: skip
     ftbench.run_sweep(spec, tmp_path)

@@ -1,0 +1,39 @@
+"""What an executor is given, what it tells, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from ftbench.records import RunRecord, RunSpec
+
+OnStep = Callable[[int, int], None]
+
+
+class Work(Protocol):
+    """Makes a run's record. It is frozen and can be pickled, so that it can go to any process."""
+
+    def __call__(self, run: RunSpec, on_step: OnStep) -> RunRecord:
+        """Return the record of ``run``; ``on_step`` hears a step and how many there are."""
+
+
+class Listener(Protocol):
+    """Hears of runs, several of which may be in progress, in the process of the driver."""
+
+    def started(self, run: RunSpec) -> None:
+        """``run`` begins."""
+
+    def stepped(self, run: RunSpec, step: int, total_steps: int) -> None:
+        """``run`` has taken ``step`` of its steps."""
+
+
+class Executor(Protocol):
+    """Carries out runs, and says what they share meanwhile."""
+
+    shares_device: bool
+    """Whether several runs are in progress on one device."""
+    shares_process: bool
+    """Whether several are in progress in one process, whose memory then tells of none of them."""
+
+    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
+        """Yield each run's record as it ends; the listener hears of a run before it starts."""
