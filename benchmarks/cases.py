@@ -300,7 +300,7 @@ def penalty_cases(device: str, quick: bool) -> tuple[PenaltyCase, ...]:
         Peer("scratch", "a loop without autograd, one scratch buffer"),
     )
     # Compiling for ViT-L as well would take minutes.
-    compiling = (Peer("compiled", "torch.compile of the loop", target=compiled),)
+    compiling: tuple[Peer, ...] = (Peer("compiled", "torch.compile of the loop", target=compiled),)
     if device == "cpu":
         compiling += (Peer("compiled-in-place", "torch.compile of a loop without autograd"),)
     # A CPU reads a line before it writes to it, so each of these moves what the penalty does.

@@ -158,8 +158,8 @@ def rows_of(
     """Yield the rows of something and of its parts, timed by implementation."""
     compiled, plain = (found[name] for name in _IMPLEMENTATIONS)
     for key, title in {"all": whole, **parts}.items():
-        times = ([turn[key] for turn in each] for each in (compiled, plain))
-        yield Row(title, *times, whole=[turn["all"] for turn in plain])
+        ours, theirs = ([turn[key] for turn in each] for each in (compiled, plain))
+        yield Row(title, ours, theirs, whole=[turn["all"] for turn in plain])
 
 
 def _step_rows(device: str, turns: int, *, quick: bool) -> Iterator[Row]:

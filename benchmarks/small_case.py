@@ -82,7 +82,9 @@ def _agrees(dtype: torch.dtype, factors: torch.dtype, offset: int, grad_offset: 
         penalty = ops.QuadraticPenalty(parameters, anchors, [0.5, 0.1, *strength[2:]])
         value = penalty.add_gradient_()
         gradients = [parameter.grad for parameter in parameters]
-        found[device] = [each.detach().cpu().double() for each in (value, *gradients)]
+        found[device] = [
+            each.detach().cpu().double() for each in (value, *gradients) if each is not None
+        ]
     close = functools.partial(torch.allclose, rtol=0.01 if dtype.itemsize == 2 else 1e-5)
     return all(map(close, found["cuda"], found["cpu"]))
 

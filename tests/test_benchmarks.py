@@ -230,6 +230,7 @@ def test_what_is_saved_in_some_turns_and_lost_in_others_is_none():
     assert rows(end_to_end.table(found, {}))["a step"][3] == "none"
 
 
+@pytest.mark.deep
 @pytest.mark.slow
 def test_what_the_operators_are_worth_is_measured(capsys):
     pytest.importorskip("torchvision")

@@ -9,7 +9,14 @@ import sys
 import pandas as pd
 import pytest
 
-from tests.support import ROOT, TINY_FLAGS, environment_with, ftbench_process, tiny_distribution
+from tests.support import (
+    ROOT,
+    STUCK_SECONDS,
+    TINY_FLAGS,
+    environment_with,
+    ftbench_process,
+    tiny_distribution,
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +47,7 @@ def test_its_own_tests_pass(installed, tmp_path):
 
 def test_it_is_listed_with_its_owner(installed):
     process = ftbench_process(["plugins", "--json"], installed)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=STUCK_SECONDS)
     assert process.returncode == 0, err
     listed = {c["name"]: c for c in json.loads(out)["components"] if c["kind"] == "strategy"}
     assert (listed["lp-ft"]["owner"], listed["lp-ft"]["version"]) == ("ftbench-example", "0.1.0")
@@ -53,7 +60,7 @@ def test_its_strategy_is_swept_from_the_command_line(installed, tmp_path):
     flags = [*TINY_FLAGS, "--sizes", "12", "--seeds", "0", "--out", tmp_path / "out"]
     flags += ["--strategies", "lp-ft(probe=[0.25,0.75]),full"]
     process = ftbench_process(["sweep", *flags], installed, tiny)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=STUCK_SECONDS)
     assert process.returncode == 0, err
     frame = pd.read_csv(tmp_path / "out" / "results.csv")
     assert set(frame["strategy"]) == {"lp-ft(probe=0.25)", "lp-ft(probe=0.75)", "full"}

@@ -14,6 +14,7 @@ from ftbench.report.tables import summarize
 from ftbench.results import write_derived
 from ftbench.store import read_records
 from tests.support import (
+    STUCK_SECONDS,
     TINY_FLAGS,
     distribution,
     environment_with,
@@ -51,7 +52,7 @@ def command(tmp_path):
 
     def call(*arguments, code=0, **options):
         process = ftbench_process(arguments, site, mine, **options)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=STUCK_SECONDS)
         assert process.returncode == code, err
         assert "Traceback" not in err
         return out, err
@@ -90,15 +91,15 @@ def test_an_edited_strategy_runs_again_and_the_reason_is_named(command, tmp_path
 def test_a_set_among_the_options_is_one_point_in_every_process(command, tmp_path):
     out = tmp_path / "out"
     reference = "mine(parts=('delta','alpha','echo','bravo'))"
-    for seed in "0123":
+    for seed in "01":
         flags = sweep("--strategies", reference, "--seeds", seed, "--out", out)
         folders = (tmp_path / "tiny", tmp_path / "mine")
         command(*flags, env={**environment_with(*folders), "PYTHONHASHSEED": seed})
     labels = {record.labels["strategy"] for record in read_records(out)}
     assert labels == {"mine(parts=('alpha', 'bravo', 'delta', 'echo'))"}
-    _, err = command(*sweep("--strategies", reference, "--seeds", "0,1,2,3", "--out", out))
-    assert "4 runs, 4 already done, 0 to run" in err
-    table, _ = command("table", out)
+    _, err = command(*sweep("--strategies", reference, "--seeds", "0,1", "--out", out))
+    assert "2 runs, 2 already done, 0 to run" in err
+    table = markdown(summarize(to_frame(read_records(out)), "accuracy"))
     assert len(re.findall(r"^\| mine\(", table, re.MULTILINE)) == 1
 
 

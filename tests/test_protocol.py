@@ -60,11 +60,11 @@ def test_3_a_size_below_the_number_of_classes_is_refused(tiny_run):
         tiny_run(size=2)
 
 
-def test_5_strategies_take_equal_steps_batches_and_trials(tiny_run):
+def test_5_strategies_take_equal_steps_and_batches(tiny_run):
     used = [tiny_run(name).protocol for name in ALL]
-    for name in ("steps", "planned_steps", "batch_size", "training_rows", "tuning_trials"):
+    for name in ("steps", "planned_steps", "batch_size", "training_rows"):
         assert len({protocol[name] for protocol in used}) == 1, name
-    assert (used[0]["steps"], used[0]["batch_size"], used[0]["tuning_trials"]) == (4, 5, 0)
+    assert (used[0]["steps"], used[0]["batch_size"]) == (4, 5)
 
 
 @pytest.mark.parametrize("strategy", ALL)
@@ -124,9 +124,8 @@ def elsewhere(record):
     )
 
 
-def test_7_costs_say_what_a_cache_saved_and_where_they_were_measured(records):
+def test_7_costs_say_where_they_were_measured(records):
     for record in records:
-        assert record.costs["seconds_saved_by_cache"] == 0
         assert record.protocol["shared_device"] is False
         assert record.environment["device"]
 

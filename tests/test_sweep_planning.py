@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+import ftbench
 from ftbench import subsets
 from ftbench.errors import PluginError, SpecError
-from ftbench.plugins import load_catalogue
 from ftbench.records import STATUSES
 from ftbench.sweep import (
     DEFAULT_RETRY,
@@ -245,7 +245,7 @@ def test_a_plugin_that_raises_while_the_grid_is_expanded_is_named(part, method):
 
     original = {"task": TinyPlugin.Task, "backbone": TinyPlugin.Backbone}[part]
     broken = type("Broken", (original,), {method: fail})
-    catalogue = load_catalogue(extra={"tiny": TinyPlugin(**{part: broken})})
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(**{part: broken})})
     message = f"the {part} '{original.name}' of tiny: ValueError: no such file"
     with pytest.raises(PluginError, match=f"^{message}$"):
         expand(tiny_sweep(), catalogue)
@@ -261,9 +261,21 @@ def test_the_estimate_is_the_mean_of_each_strategys_finished_runs():
     assert estimate_seconds(make_plan([run_spec("l2sp")], done)) is None
 
 
-def test_short_trials_estimate_the_time_and_store_nothing(catalogue):
-    plan = make_plan(expand(tiny_sweep(seeds=(0, 1)), catalogue), [])
-    assert 0 < probe_seconds(plan, tiny_sweep(), catalogue) < 60
+def test_short_trials_estimate_the_time_and_store_nothing(tiny, clock):
+    class Slow(ftbench.Strategy):
+        name = "slow"
+
+        def prepare(self, model, source):
+            clock.sleep(100)
+
+        def penalty(self, model):
+            clock.sleep(1)
+
+    tiny.strategies.append(Slow)
+    catalogue = ftbench.load_catalogue(extra={"tiny": tiny})
+    spec = tiny_sweep(strategies=("full", "slow"), seeds=(0, 1), recipe={"steps": 10})
+    found = probe_seconds(make_plan(expand(spec, catalogue), []), spec, catalogue)
+    assert found == 2 * (100 + 10)  # seeds
 
 
 # Large plans.

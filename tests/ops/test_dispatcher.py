@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftbench.ops import QuadraticPenalty, mix
 from tests.ops.cases import (
+    DENSE,
     FLOATS,
     LAYOUTS,
     arguments,
@@ -53,7 +54,9 @@ def penalty_lists():
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [DENSE[0], *(pytest.param(x, marks=pytest.mark.deep) for x in LAYOUTS[1:])]
+)
 @pytest.mark.parametrize("source", [*FLOATS, torch.uint8])
 def test_mixing_passes_torchs_own_check(source, layout, normalised):
     images = images_of(source, layout)

@@ -22,6 +22,7 @@ def test_every_set_that_a_processor_may_have_is_tested(compiled):
     assert names[0] == "baseline"
 
 
+@pytest.mark.deep
 def test_the_best_set_is_the_first_choice(compiled):
     code = "from ftbench.ops import backend; m = backend.implementation().module\n"
     done = run(code + "print(m.instruction_set(), *m.instruction_sets())")
@@ -78,6 +79,7 @@ def test_the_environment_names_the_set(compiled):
     assert best == compiled.instruction_sets()[-1]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("first", ["ops.implementation().instruction_set", "use"])
 def test_an_unknown_set_in_the_environment_is_an_error_that_names_the_known_ones(compiled, first):
     code = USE if first == "use" else f"from ftbench import ops; print({first})"
@@ -148,6 +150,7 @@ print(cores, module.last_cache_bytes())
 """
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
 def test_the_share_is_of_the_cores_that_the_process_may_use_and_can_be_set(compiled):
     units = {"K": 2**10, "M": 2**20}

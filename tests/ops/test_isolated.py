@@ -67,6 +67,7 @@ def test_a_build_sees_nothing_of_the_users_folder(monkeypatch, tmp_path, compile
     assert all((folder / each).resolve().is_relative_to(folder) for each in objects)
 
 
+@pytest.mark.deep
 def test_a_build_of_another_torch_is_refused_before_it_compiles(compiler, wanted, folder):
     other = build.Stamp("1.0.0+cu1", wanted.sources, wanted.cuda)
     outcome = isolated.compile_apart(other, folder)
@@ -89,6 +90,7 @@ def test_a_binary_with_another_stamp_is_not_handed_over(monkeypatch, wanted, fol
     assert outcome.summary == "a binary for 1~a~cpu~plain came of it"
 
 
+@pytest.mark.deep
 def test_what_the_compiler_refuses_is_its_verdict(compiler, wanted, folder):
     compiler.refuse("mix.cpp:3:5: error: 'at' has not been declared")
     outcome = isolated.compile_apart(wanted, folder)
@@ -96,6 +98,7 @@ def test_what_the_compiler_refuses_is_its_verdict(compiler, wanted, folder):
     assert "mix.cpp:3:5: error" in outcome.said
 
 
+@pytest.mark.deep
 def test_a_full_disk_is_not_the_compilers_verdict(compiler, wanted, folder):
     compiler.refuse("mix.cpp:3:5: fatal error: error writing to /tmp/x.s: No space left on device")
     outcome = isolated.compile_apart(wanted, folder)

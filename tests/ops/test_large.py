@@ -16,6 +16,7 @@ from tests.ops.cases import arguments, referenced, same_bits
 from tests.support import make_plan
 
 pytestmark = [
+    pytest.mark.deep,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="maps memory as Linux does"),
     pytest.mark.usefixtures("compiled"),
 ]
@@ -94,9 +95,7 @@ def ends(tensor, count=70_000):
     return tensor[:count].clone(), tensor[-count:].clone()
 
 
-@pytest.fixture(
-    params=["CPU", pytest.param("emulated GPU", marks=[pytest.mark.slow, pytest.mark.deep])]
-)
+@pytest.fixture(params=["CPU", pytest.param("emulated GPU", marks=pytest.mark.slow)])
 def mix_into(request):
     """Mixing into a buffer by the CPU, and as a GPU does it."""
     if request.param == "CPU":

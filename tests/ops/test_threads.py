@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from ftbench.ops import QuadraticPenalty, mix, sample_mix
 from tests.ops.cases import draw_values, same_bits
+from tests.support import STUCK_SECONDS
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -55,7 +56,7 @@ def test_a_loaders_worker_mixes_though_the_parent_has_used_threads(threads):
         collate_fn=mixed,
         num_workers=1,
         multiprocessing_context=multiprocessing.get_context("fork"),
-        timeout=600,  # a worker that is stuck ends the test; a busy machine does not
+        timeout=STUCK_SECONDS,
     )
     for seed, found in loader:
         assert same_bits(found, expected[seed])

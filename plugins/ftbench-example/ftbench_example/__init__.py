@@ -23,6 +23,6 @@ class LinearProbeThenFull(ftbench.Strategy):
 
 
 @ftbench.hookimpl
-def ftbench_strategies():
+def ftbench_strategies() -> list[type[ftbench.Strategy]]:
     """Return this plugin's strategies."""
     return [LinearProbeThenFull]
