@@ -22,8 +22,9 @@ def profile_of(config):
 
 def pytest_configure(config):
     torch.set_num_threads(1)
-    # What tests compile is kept in the checkout, where `make clean` finds it, not by the user.
-    os.environ.setdefault("FTBENCH_CACHE", str(ROOT / "build" / "tests-cache"))
+    # What tests keep is in the checkout, where `make clean` finds it, not in the user's folders.
+    for name, folder in (("FTBENCH_CACHE", "operators"), ("MPLCONFIGDIR", "matplotlib")):
+        os.environ.setdefault(name, str(ROOT / "build" / "tests-cache" / folder))
     # No deadline: an example that another process holds up for 0.2 s is no failure.
     settings.register_profile("quick", deadline=None, max_examples=25)
     settings.register_profile("deep", deadline=None, max_examples=300)

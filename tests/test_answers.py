@@ -101,7 +101,6 @@ def answers(value):
         ("head", answers(None), r"head\(\) returned None; expected a torch.nn.Module"),
         ("head", answers(len), r"head\(\) returned a builtin_function_or_method; expected a torch"),
         ("source", answers("letters"), r"source\(\) returned 'letters'; expected an ftbench.Sour"),
-        ("test", answers(None), r"test\(\) returned None, which has no __len__; expected examples"),
         (
             "test",
             answers((1, 2)),
@@ -129,11 +128,14 @@ def test_what_a_task_returns_is_named_where_it_is_something_else(
     assert not record.traceback
 
 
-@pytest.mark.parametrize(("pool", "said"), [(None, "None"), ((1, 2), "a tuple")])
-def test_a_pool_that_is_none_is_named_when_a_sweep_is_planned(tiny_run, pool, said):
-    fixed = {"fingerprint": lambda self: "fixed", "pool": answers(pool)}
+@pytest.mark.parametrize(
+    ("method", "examples", "said"),
+    [("pool", None, "None"), ("pool", (1, 2), "a tuple"), ("test", None, "None")],
+)
+def test_examples_that_are_none_are_named_when_a_sweep_is_planned(tiny_run, method, examples, said):
+    fixed = {"fingerprint": lambda self: "fixed", method: answers(examples)}
     with pytest.raises(
-        ftbench.FtbenchError, match=rf"task 'tiny': pool\(\) returned {said}, which"
+        ftbench.FtbenchError, match=rf"task 'tiny': {method}\(\) returned {said}, which"
     ):
         tiny_run("full", task=type("Odd", (TinyTask,), fixed))
 

@@ -1,5 +1,6 @@
 """What CI goes by when it leaves the deep tests out."""
 
+import re
 import shutil
 
 import pytest
@@ -45,6 +46,17 @@ def test_deep_tests_run_again_where_a_source_changed_moved_or_is_gone(checkout, 
     assert not deep.have_passed(checkout)
     path.with_name(f"other_{path.name}").unlink()
     assert not deep.have_passed(checkout)
+
+
+def test_what_is_left_out_depends_on_the_operators_sources_alone():
+    marked = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"pytest\.mark\.(deep|sanitize)\b", path.read_text())
+    ]
+    elsewhere = [name for name in marked if not name.startswith("tests/ops/")]
+    # It needs torchvision, so that CI has never run it.
+    assert elsewhere == ["tests/test_benchmarks.py"]
 
 
 def test_deep_tests_run_where_none_has_passed_yet(checkout):

@@ -55,6 +55,7 @@ def test_it_is_listed_with_its_owner(installed):
     assert "full" in listed
 
 
+@pytest.mark.slow
 def test_its_strategy_is_swept_from_the_command_line(installed, tmp_path):
     tiny = tiny_distribution(tmp_path / "site")
     flags = [*TINY_FLAGS, "--sizes", "12", "--seeds", "0", "--out", tmp_path / "out"]

@@ -163,6 +163,7 @@ def test_kill_9_in_a_run_makes_it_crashed_and_its_lock_is_no_obstacle(site, tmp_
     assert "the process ended during this run" in crashed.message
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_with_the_finished_runs_and_goes_on(site, undisturbed, tmp_path):
     out = tmp_path / "out"
     process = ftbench_process(slow_sweep(out), env=waiting_after(2, site))
@@ -180,6 +181,7 @@ def test_ctrl_c_exits_130_with_the_finished_runs_and_goes_on(site, undisturbed, 
     assert_same_to_the_last_digit(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_sweep_into_the_same_directory_names_the_holder_and_stops(site, tmp_path):
     out = tmp_path / "out"
     first = ftbench_process(slow_sweep(out, seeds=1), env=waiting_after(0, site))
@@ -199,6 +201,7 @@ def test_a_second_sweep_into_the_same_directory_names_the_holder_and_stops(site,
         assert [record.status for record in store.records()] == ["crashed"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_every_finished_run_and_the_same_command_goes_on(
     site, undisturbed, tmp_path
 ):

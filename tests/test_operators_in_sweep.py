@@ -32,6 +32,7 @@ def sweep(tiny, tmp_path, monkeypatch):
     backend.choose_again()
 
 
+@pytest.mark.slow
 def test_a_sweep_by_the_reference_and_one_compiled_give_the_same_table(sweep):
     plain, compiled = sweep("reference"), sweep("compiled")
     assert set(plain["env_operators"]) == {"reference"}

@@ -88,6 +88,7 @@ print(json.dumps([[r.key, r.status, r.scores, r.protocol] for r in records]))
 """
 
 
+@pytest.mark.slow
 def test_6_a_fresh_process_gives_the_same_records(tmp_path):
     spec = ftbench.SweepSpec(
         strategies=("scratch", "ewc"), sizes=(20,), seeds=(1,), device="cpu",

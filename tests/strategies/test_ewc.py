@@ -133,6 +133,7 @@ def test_only_the_head_takes_weight_decay(source):
     assert [id(p) for p in decayed] == [id(model.head.weight)]
 
 
+@pytest.mark.slow
 def test_letters_are_kept_better_than_by_full_fine_tuning(tmp_path):
     # A rate at which full fine-tuning forgets, and a pull that holds against it.
     recipe = {"steps": 40, "batch_size": 32, "learning_rate": 1e-3}
