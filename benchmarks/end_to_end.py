@@ -28,7 +28,7 @@ from benchmarks.table import aligned
 from benchmarks.timing import synchronized_clock
 from ftbench import ops
 from ftbench.config import SweepSpec
-from ftbench.ops import backend
+from ftbench.ops import serving
 from ftbench.plugins import load_catalogue
 from ftbench.run import run_one
 from ftbench.sweep import expand
@@ -125,20 +125,20 @@ def _duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def serving(name: str) -> Iterator[None]:
+def served_by(name: str) -> Iterator[None]:
     """Let this implementation serve; FtbenchError where it cannot be had."""
     before = os.environ.get("FTBENCH_OPS")
     os.environ["FTBENCH_OPS"] = name
-    backend.choose_again()
+    serving.choose_again()
     try:
-        backend.implementation()
+        serving.implementation()
         yield
     finally:
         if before is None:
             del os.environ["FTBENCH_OPS"]
         else:
             os.environ["FTBENCH_OPS"] = before
-        backend.choose_again()
+        serving.choose_again()
 
 
 def take_turns(measure: Callable[[int], Seconds], turns: int) -> dict[str, list[Seconds]]:
@@ -147,7 +147,7 @@ def take_turns(measure: Callable[[int], Seconds], turns: int) -> dict[str, list[
     order = random.Random(0)
     for turn in range(turns):
         for name in order.sample(_IMPLEMENTATIONS, len(_IMPLEMENTATIONS)):
-            with serving(name):
+            with served_by(name):
                 found[name].append(measure(turn))
     return found
 

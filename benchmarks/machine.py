@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.cases import PEER_PACKAGES
 from ftbench import environment
-from ftbench.ops import backend, build
+from ftbench.ops import build, serving
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -69,9 +69,8 @@ def describe(device: str) -> dict[str, Any]:
 
 def implementation_line(device: str) -> str:
     """Return which implementation of ``ftbench.ops`` serves ``device``, and the compiler here."""
-    found = backend.implementation()
-    serving = getattr(found, "serving", None)
-    words = [serving(torch.device(device)) if serving else found.name]
+    found = serving.implementation()
+    words = [found.serving(torch.device(device))]
     compiler = build.compiler()
     if found.name == "compiled" and compiler is not None:
         told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from benchmarks.cases import PenaltyCase
 from benchmarks.table import table
 from benchmarks.timing import Budget, Timed, measure
 from ftbench import ops
-from ftbench.ops import backend
+from ftbench.ops import serving
 
 # Milliseconds of a contender's variants, and of ours beside it: memory may have been slower then.
 MEASURED = {
@@ -248,7 +248,7 @@ def test_both_implementations_take_turns_and_what_served_before_serves_again(mon
     if ops.implementation().name != "compiled":
         pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
     monkeypatch.setenv("FTBENCH_OPS", "reference")
-    backend.choose_again()
+    serving.choose_again()
     served = []
 
     def measured(turn):
@@ -265,4 +265,4 @@ def test_both_implementations_take_turns_and_what_served_before_serves_again(mon
         assert ops.implementation().name == os.environ["FTBENCH_OPS"] == "reference"
     finally:
         monkeypatch.undo()
-        backend.choose_again()
+        serving.choose_again()

@@ -5,14 +5,14 @@ import torch
 
 import ftbench
 from ftbench import ops
-from ftbench.ops import backend
+from ftbench.ops import serving
 
 
 @pytest.fixture
 def sweep(tiny, tmp_path, monkeypatch):
     def run(name):
         monkeypatch.setenv("FTBENCH_OPS", "" if name == "compiled" else name)
-        backend.choose_again()
+        serving.choose_again()
         if name == "compiled" and ops.implementation().name != name:
             pytest.skip(f"nothing is compiled: {ops.implementation().reason}")
         spec = ftbench.SweepSpec(
@@ -29,7 +29,7 @@ def sweep(tiny, tmp_path, monkeypatch):
 
     yield run
     monkeypatch.undo()
-    backend.choose_again()
+    serving.choose_again()
 
 
 @pytest.mark.slow

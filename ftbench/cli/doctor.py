@@ -9,28 +9,28 @@ import typer
 
 from ftbench import environment, ops
 from ftbench.errors import FtbenchError
-from ftbench.ops import Implementation, backend, build, cache, reference
+from ftbench.ops import Implementation, build, first_use, reference, serving
 
 
 def show(*, build_first: bool) -> int:
     """Print what serves; return 1 where nothing can, or where it disagrees with plain torch."""
     if build_first:
-        backend.choose_again()
-        cache.forget_failures()
+        serving.choose_again()
+        first_use.forget_failures()
     try:
-        serving = ops.implementation()
+        active = ops.implementation()
     except FtbenchError as error:
         return _show_refusal(str(error))
-    problem = _checked(serving)
-    for name, text in _lines(serving):
+    problem = _checked(active)
+    for name, text in _lines(active):
         _say(name, text)
     agreement = (
         "nothing to compare: plain torch itself serves"
-        if serving.operators is None
+        if active.operators is None
         else "mixing and penalties agree with plain torch"
     )
     _say("check", problem or agreement)
-    _say("faster", _advice(serving))
+    _say("faster", _advice(active))
     return 1 if problem else 0
 
 
@@ -47,38 +47,38 @@ def _say(name: str, text: str) -> None:
     typer.echo(f"{name:<12} {text}")
 
 
-def _lines(serving: Implementation) -> Iterator[tuple[str, str]]:
-    yield "operators", f"{serving.name}: {serving.reason}"
-    if serving.path is not None:
-        yield "binary", str(serving.path)
+def _lines(active: Implementation) -> Iterator[tuple[str, str]]:
+    yield "operators", f"{active.name}: {active.reason}"
+    if active.path is not None:
+        yield "binary", str(active.path)
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
-    yield "CPU", f"{environment.processor_name()}: {_cpu(serving)}"
-    yield "GPU", _gpu(serving)
+    yield "CPU", f"{environment.processor_name()}: {_cpu(active)}"
+    yield "GPU", _gpu(active)
     yield "compiler", build.compiler() or "none (CXX, c++ and g++ were looked for)"
     yield "CUDA build", _cuda_build()
     yield "cache", _cache()
 
 
-def _cpu(serving: Implementation) -> str:
-    if serving.module is None:
-        return "plain torch" if serving.name == "reference" else "nothing"
-    known = ", ".join(serving.module.instruction_sets())
-    return f"{serving.instruction_set} in use, of {known}"
+def _cpu(active: Implementation) -> str:
+    if active.module is None:
+        return "plain torch" if active.name == "reference" else "nothing"
+    known = ", ".join(active.module.instruction_sets())
+    return f"{active.instruction_set} in use, of {known}"
 
 
-def _gpu(serving: Implementation) -> str:
+def _gpu(active: Implementation) -> str:
     if not torch.cuda.is_available():
-        compiled = f"; the binary has kernels for {serving.cuda}" if serving.cuda else ""
+        compiled = f"; the binary has kernels for {active.cuda}" if active.cuda else ""
         return f"none that torch sees{compiled}"
     name = torch.cuda.get_device_name()
-    if serving.serves(torch.device("cuda")):
-        return f"{name}: kernels for {serving.cuda}"
-    return f"{name}: {'nothing' if serving.name == 'nothing' else 'plain torch'}"
+    if active.serves(torch.device("cuda")):
+        return f"{name}: kernels for {active.cuda}"
+    return f"{name}: {'nothing' if active.name == 'nothing' else 'plain torch'}"
 
 
 def _cuda_build() -> str:
     try:
-        chosen, why = backend.cuda_here()
+        chosen, why = serving.cuda_here()
     except build.BuildError as error:
         return str(error)
     return f"{'yes' if chosen else 'no'}: {why}"
@@ -86,36 +86,36 @@ def _cuda_build() -> str:
 
 def _cache() -> str:
     try:
-        return str(cache.cache_folder())
+        return str(first_use.cache_folder())
     except build.BuildError as error:
         return f"none: {error}; {error.advice}"
 
 
-def _advice(serving: Implementation) -> str:
-    if serving.module is None:
-        return serving.advice
-    best = serving.module.instruction_sets()[-1]
-    if serving.instruction_set != best:
+def _advice(active: Implementation) -> str:
+    if active.module is None:
+        return active.advice
+    best = active.module.instruction_sets()[-1]
+    if active.instruction_set != best:
         return f"unset FTBENCH_ISA to use {best}"
-    if torch.cuda.is_available() and not serving.cuda:
+    if torch.cuda.is_available() and not active.cuda:
         return "install the CUDA toolkit (nvcc), then `ftbench doctor --build`, to use the GPU"
     return "nothing: these are the fastest for this machine"
 
 
-def _checked(serving: Implementation) -> str:
+def _checked(active: Implementation) -> str:
     try:
-        return _disagreement(serving)
+        return _disagreement(active)
     except RuntimeError as error:  # as from a GPU that the binary has no kernels for
         first = str(error).strip().partition("\n")[0]
         return f"the operators fail on a small case: {first}; FTBENCH_OPS=reference does without"
 
 
-def _disagreement(serving: Implementation) -> str:
+def _disagreement(active: Implementation) -> str:
     """Return how the operators in use differ from plain torch on a small case, or nothing."""
-    if serving.operators is None:
+    if active.operators is None:
         return ""
     known = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    devices = [device for device in known if serving.serves(torch.device(device))]
+    devices = [device for device in known if active.serves(torch.device(device))]
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, 3, 9, 7, generator=generator)
     plan = ops.sample_mix(4, 9, 7, mixup_alpha=1.0, cutmix_alpha=1.0, seed=0, step=0)

@@ -1,10 +1,10 @@
 """The hot path: image mixing, its loss, and quadratic penalties, each defined by plain torch."""
 
-from ftbench.ops.backend import Implementation, implementation
 from ftbench.ops.fisher import accumulate_fisher_
 from ftbench.ops.loss import mixed_cross_entropy
 from ftbench.ops.mix import MixPlan, mix, sample_mix
 from ftbench.ops.penalty import QuadraticPenalty
+from ftbench.ops.serving import Implementation, implementation
 
 __all__ = [
     "Implementation",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ftbench import rng
-from ftbench.ops import backend, reference
+from ftbench.ops import reference, serving
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MeanStd = tuple[Sequence[float], Sequence[float]]
@@ -92,7 +92,7 @@ class MixPlan:
     @property
     def label_weight(self) -> Tensor:
         """The weight (B,) float32 of each sample's own label, for the box's true clipped area."""
-        compiled = backend.operators(self.weight.device)
+        compiled = serving.operators(self.weight.device)
         if compiled is not None and not self.weight.requires_grad:
             found: Tensor = compiled.label_weight(self.weight, self.box, self.height, self.width)
             return found
@@ -265,7 +265,7 @@ def _operators(images: Tensor, out: Tensor | None) -> Any:
     differentiable = torch.is_grad_enabled() and (
         images.requires_grad or (out is not None and out.requires_grad)
     )
-    return None if differentiable else backend.operators(images.device)
+    return None if differentiable else serving.operators(images.device)
 
 
 def _memory_format(images: Tensor) -> torch.memory_format:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ftbench.ops import backend, reference
+from ftbench.ops import reference, serving
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _T = TypeVar("_T")
@@ -110,7 +110,7 @@ class QuadraticPenalty:
 
     def _add_by_bound(self, scale: float) -> Tensor | None:
         """Add and return as ``add_gradient_`` does, or None where the operators do not serve."""
-        if backend.operators(self.parameters[0].device) is None:
+        if serving.operators(self.parameters[0].device) is None:
             return None
         if self._bound is None:
             self._bound = torch.classes.ftbench.QuadraticPenalty(
@@ -133,7 +133,7 @@ class QuadraticPenalty:
         first = self.parameters[0].device
         if any(parameter.device != first for parameter in self.parameters):
             return None  # a model in parts, on several devices
-        return backend.operators(first)
+        return serving.operators(first)
 
     def _add_in_plain_torch(self, gradients: dict[int, Tensor], scale: float) -> Tensor:
         first = self.parameters[0].device

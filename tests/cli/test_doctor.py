@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from ftbench import ops
 from ftbench.cli.app import app
-from ftbench.ops import backend, build, cache
+from ftbench.ops import build, first_use, serving
 from tests.support import ROOT
 
 
 @pytest.fixture
 def doctor(monkeypatch):
-    def run(*arguments, serving=None):
-        if serving is not None:
-            monkeypatch.setattr(ops, "implementation", lambda: serving)
-            monkeypatch.setattr(backend, "implementation", lambda: serving)
+    def run(*arguments, active=None):
+        if active is not None:
+            monkeypatch.setattr(ops, "implementation", lambda: active)
+            monkeypatch.setattr(serving, "implementation", lambda: active)
         return CliRunner().invoke(app, ["doctor", *arguments])
 
     return run
@@ -38,19 +38,19 @@ def test_it_names_what_serves_why_and_for_which_torch_and_instruction_set(doctor
     result = doctor()
     assert result.exit_code == 0
     found = lines(result)
-    serving = ops.implementation()
-    assert found["operators"] == f"compiled: {serving.reason}"
-    assert found["binary"] == str(serving.path)
+    active = ops.implementation()
+    assert found["operators"] == f"compiled: {active.reason}"
+    assert found["binary"] == str(active.path)
     assert found["torch"].startswith(torch.__version__)
-    assert f"{serving.instruction_set} in use, of baseline" in found["CPU"]
+    assert f"{active.instruction_set} in use, of baseline" in found["CPU"]
     assert found["check"] == "mixing and penalties agree with plain torch"
 
 
 def test_the_reference_comes_with_its_reason_and_how_to_get_more(doctor):
-    serving = backend.Implementation(
+    active = serving.Implementation(
         "reference", "no C++ compiler was found", advice="install g++, then run ftbench again"
     )
-    found = lines(doctor(serving=serving))
+    found = lines(doctor(active=active))
     assert found["operators"] == "reference: no C++ compiler was found"
     assert found["CPU"].endswith("plain torch")
     assert found["check"] == "nothing to compare: plain torch itself serves"
@@ -86,15 +86,15 @@ class Module:
     ],
 )
 def test_operators_that_disagree_with_plain_torch_are_found(doctor, name, said):
-    serving = backend.Implementation("compiled", "a test", operators=Wrong(name), module=Module())
-    result = doctor(serving=serving)
+    active = serving.Implementation("compiled", "a test", operators=Wrong(name), module=Module())
+    result = doctor(active=active)
     assert result.exit_code == 1
     assert lines(result)["check"] == f"{said} from plain torch: please report it"
 
 
 def test_a_slower_instruction_set_is_told(doctor):
-    serving = backend.Implementation("compiled", "a test", module=Module())
-    assert lines(doctor(serving=serving))["faster"] == "unset FTBENCH_ISA to use avx512"
+    active = serving.Implementation("compiled", "a test", module=Module())
+    assert lines(doctor(active=active))["faster"] == "unset FTBENCH_ISA to use avx512"
 
 
 def test_a_gpu_without_kernels_is_told(doctor, monkeypatch):
@@ -102,27 +102,27 @@ def test_a_gpu_without_kernels_is_told(doctor, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     module = Module()
     module.instruction_set = lambda: "avx512"
-    serving = backend.Implementation("compiled", "a test", module=module)
-    found = lines(doctor(serving=serving))
+    active = serving.Implementation("compiled", "a test", module=module)
+    found = lines(doctor(active=active))
     assert found["GPU"] == "A GPU: plain torch"
     assert "install the CUDA toolkit (nvcc)" in found["faster"]
-    found = lines(doctor(serving=replace(serving, operators=None, cuda="9.0")))
+    found = lines(doctor(active=replace(active, operators=None, cuda="9.0")))
     assert "nvcc" not in found["faster"]
 
 
 def test_a_build_can_be_tried_again(doctor, monkeypatch):
     forgotten = []
-    monkeypatch.setattr(cache, "forget_failures", lambda: forgotten.append(True))
-    serving = backend.Implementation("reference", "a test")
-    doctor("--build", serving=serving)
+    monkeypatch.setattr(first_use, "forget_failures", lambda: forgotten.append(True))
+    active = serving.Implementation("reference", "a test")
+    doctor("--build", active=active)
     assert forgotten == [True]
 
 
 def test_a_wrong_cuda_choice_is_shown(doctor, monkeypatch):
     monkeypatch.setenv("FTBENCH_CUDA", "maybe")
-    serving = backend.Implementation("reference", "a test")
-    assert "FTBENCH_CUDA is 'maybe'" in lines(doctor(serving=serving))["CUDA"]
-    assert build.compiler() is None or lines(doctor(serving=serving))["compiler"]
+    active = serving.Implementation("reference", "a test")
+    assert "FTBENCH_CUDA is 'maybe'" in lines(doctor(active=active))["CUDA"]
+    assert build.compiler() is None or lines(doctor(active=active))["compiler"]
 
 
 # What is printed in any environment.
@@ -132,7 +132,7 @@ ALWAYS = {"operators", "torch", "CPU", "GPU", "compiler", "CUDA", "cache", "chec
 @pytest.fixture
 def odd(monkeypatch, tmp_path):
     """A function that changes the environment of a machine where nothing is compiled yet."""
-    monkeypatch.setattr(backend, "ahead_of_time", lambda: None)
+    monkeypatch.setattr(serving, "ahead_of_time", lambda: None)
     monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CXX", "no-such-compiler")  # so that nothing is compiled by a test
@@ -143,12 +143,12 @@ def odd(monkeypatch, tmp_path):
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        backend.choose_again()
+        serving.choose_again()
 
     change(FTBENCH_OPS=None)
     yield change
     monkeypatch.undo()
-    backend.choose_again()
+    serving.choose_again()
 
 
 def program(path, text):
@@ -212,8 +212,8 @@ def test_operators_that_fail_are_reported(doctor):
         def __getattr__(self, name):
             raise RuntimeError("CUDA error: no kernel image is available\nand more")
 
-    serving = backend.Implementation("compiled", "a test", operators=Failing(), module=Module())
-    result = doctor(serving=serving)
+    active = serving.Implementation("compiled", "a test", operators=Failing(), module=Module())
+    result = doctor(active=active)
     assert result.exit_code == 1
     assert "no kernel image is available; FTBENCH_OPS=reference" in lines(result)["check"]
 
@@ -224,13 +224,13 @@ import json, os, sys
 import torch
 from typer.testing import CliRunner
 from ftbench.cli.app import app
-from ftbench.ops import backend
+from ftbench.ops import serving
 environ, user, without_ahead, alone = json.loads(sys.argv[1])
 os.environ["FTBENCH_OPS"] = "reference"
 assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
-backend.choose_again()
+serving.choose_again()
 if without_ahead:
-    backend.ahead_of_time = lambda: None
+    serving.ahead_of_time = lambda: None
 if user:
     os.setgroups([])
     os.setgid(user)
@@ -238,8 +238,8 @@ if user:
 os.environ.clear()
 os.environ.update(environ)
 if alone:  # checking it would import more, which another user may not read
-    serving = backend.implementation()
-    sys.exit(print(f"operators {serving.name}: {serving.reason}\\nbinary {serving.path}"))
+    active = serving.implementation()
+    sys.exit(print(f"operators {active.name}: {active.reason}\\nbinary {active.path}"))
 result = CliRunner().invoke(app, ["doctor"])
 assert isinstance(result.exception, SystemExit | None), repr(result.exception)
 print(result.stdout, end="")
@@ -292,19 +292,19 @@ def test_a_home_that_cannot_be_written_is_named(shared):
 @needs_root
 @pytest.mark.skipif(ops.implementation().name != "compiled", reason="nothing is compiled")
 def test_a_finished_binary_serves_though_the_cache_and_its_lock_are_anothers(shared):
-    serving = ops.implementation()
-    stamp = build.read_stamp(serving.path)
-    place = shared / f"ops-{cache.key_of(stamp)}"
+    active = ops.implementation()
+    stamp = build.read_stamp(active.path)
+    place = shared / f"ops-{first_use.cache.key_of(stamp)}"
     place.mkdir()
     place.chmod(0o755)
-    shutil.copy(serving.path, place)
+    shutil.copy(active.path, place)
     lock = shared / f"{place.name}.lock"
     lock.touch()
     lock.chmod(0o600)
     done, found = as_another({"FTBENCH_CACHE": str(shared)}, alone=True)
     assert done.returncode == 0, done.stderr
     assert found["operators"] == "compiled: compiled on first use"
-    assert found["binary"] == str(place / serving.path.name)
+    assert found["binary"] == str(place / active.path.name)
 
 
 @pytest.mark.skipif(ops.implementation().name != "compiled", reason="nothing is compiled")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftbench.ops import backend
+from ftbench.ops import serving
 from tests.ops import emulated as emulation
 
 # Every set that any processor has kernels for; test_instruction_sets.py sees that none is missing.
@@ -13,10 +13,10 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 @pytest.fixture(scope="module")
 def compiled():
     """The extension module; its operators are torch.ops.ftbench."""
-    serving = backend.implementation()
-    if serving.name != "compiled":
-        pytest.skip(f"nothing is compiled: {serving.reason}")
-    return serving.module
+    active = serving.implementation()
+    if active.name != "compiled":
+        pytest.skip(f"nothing is compiled: {active.reason}")
+    return active.module
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def implementation(request):
     """Let plain torch, then compiled kernels, serve the public functions."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "reference":
-            plain = backend.Implementation("reference", "the tests ask for it")
-            patch.setattr(backend, "implementation", lambda: plain)
+            plain = serving.Implementation("reference", "the tests ask for it")
+            patch.setattr(serving, "implementation", lambda: plain)
             yield request.param
             return
         module = request.getfixturevalue("compiled")

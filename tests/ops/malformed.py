@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from ftbench.ops import backend, reference
+from ftbench.ops import reference, serving
 from tests.ops import emulated
 
 OPERATORS = torch.ops.ftbench
@@ -347,7 +347,7 @@ def try_every_pair(mixes, penalties):
 if __name__ == "__main__":
     faulthandler.enable()
     torch.set_num_threads(1)
-    if backend.implementation().name != "compiled":
+    if serving.implementation().name != "compiled":
         sys.exit("nothing is compiled")
     names = MIXES, PENALTIES
     if sys.argv[1] == "emulated":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftbench.ops import QuadraticPenalty, backend, mix
+from ftbench.ops import QuadraticPenalty, mix, serving
 from tests.ops.cases import draw_values, each_set, same_bits
 from tests.ops.conftest import INSTRUCTION_SETS
 from tests.support import ROOT, make_plan
@@ -24,7 +24,7 @@ def test_every_set_that_a_processor_may_have_is_tested(compiled):
 
 @pytest.mark.deep
 def test_the_best_set_is_the_first_choice(compiled):
-    code = "from ftbench.ops import backend; m = backend.implementation().module\n"
+    code = "from ftbench.ops import serving; m = serving.implementation().module\n"
     done = run(code + "print(m.instruction_set(), *m.instruction_sets())")
     chosen, *names = done.stdout.split()
     assert chosen == names[-1]
@@ -35,9 +35,9 @@ def test_a_set_can_be_chosen_and_says_so(compiled):
     for name in compiled.instruction_sets():
         compiled.use_instruction_set(name)
         assert compiled.instruction_set() == name
-        serving = backend.implementation()
-        assert serving.instruction_set == name
-        assert serving.serving(torch.device("cpu")) == f"compiled {name}"
+        active = serving.implementation()
+        assert active.instruction_set == name
+        assert active.serving(torch.device("cpu")) == f"compiled {name}"
 
 
 @pytest.mark.parametrize("name", ["avx1024", "", "AVX2", "avx2 "])
@@ -141,8 +141,8 @@ def test_a_containers_quota_counts_as_cores(compiled, tmp_path, text, cores):
 SHARE = """
 import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
-from ftbench.ops import backend
-module = backend.implementation().module
+from ftbench.ops import serving
+module = serving.implementation().module
 quota = module.quota_cores("/sys/fs/cgroup/cpu.max")
 cores = min(len(os.sched_getaffinity(0)), quota or 10**6)
 assert module.usable_cores() == cores
@@ -167,6 +167,6 @@ def test_the_share_is_of_the_cores_that_the_process_may_use_and_can_be_set(compi
 
 
 def test_what_the_binary_was_built_from_can_be_read(compiled):
-    stamp = backend.build.read_stamp(backend.implementation().path)
+    stamp = serving.build.read_stamp(serving.implementation().path)
     assert str(stamp) == compiled.stamp
     assert stamp.torch == torch.__version__

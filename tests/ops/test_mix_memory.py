@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftbench.ops import backend, mix
+from ftbench.ops import mix, serving
 from tests.ops.cases import (
     DENSE,
     FLOATS,
@@ -170,7 +170,7 @@ def test_a_new_result_lies_in_memory_as_that_of_plain_torch(compiled, monkeypatc
         images = in_memory(values, layout).tensor
     plan = make_plan([1, 0], [0.5, 0.5], [[0] * 4] * 2, *images.shape[2:])
     found = mix(images, plan)
-    monkeypatch.setattr(backend, "operators", lambda device: None)
+    monkeypatch.setattr(serving, "operators", lambda device: None)
     expected = mix(images, plan)
     assert found.stride() == expected.stride()
     assert same_bits(found, expected)

@@ -18,9 +18,9 @@ pytestmark = [
 WATCHED = ("mix", "penalty", "malformed", "gpu_programs", "compiled_mix", "compiled_penalty")
 # Compiled before the sanitizer's library is loaded, which would watch the compiler as well.
 COMPILE = """
-from ftbench.ops import build, cache
+from ftbench.ops import build, first_use
 from tests.ops import emulated
-cache.binary_for(build.wanted_stamp())
+first_use.binary_for(build.wanted_stamp())
 emulated.MISSING or emulated.library()
 """
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftbench.ops import backend, build, cache
+from ftbench.ops import build, serving
+from ftbench.ops.first_use import cache
 
 
 @pytest.mark.parametrize("asked", ["yes", "2"])
@@ -47,15 +48,15 @@ def test_cuda_is_built_ahead_by_choice_or_where_nvcc_is_and_never_by_the_gpu(mon
 def test_a_first_use_builds_for_a_gpu_where_torch_sees_one_or_is_told_to(monkeypatch, toolkit):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("FTBENCH_CUDA", "")
-    chosen, why = backend.cuda_here()
+    chosen, why = serving.cuda_here()
     assert not chosen
     assert why == "torch sees no GPU (nvcc in /toolkit; FTBENCH_CUDA=1 compiles for one)"
     monkeypatch.setenv("FTBENCH_CUDA", "1")
-    assert backend.cuda_here() == (True, "FTBENCH_CUDA=1")
+    assert serving.cuda_here() == (True, "FTBENCH_CUDA=1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for asked, chosen in (("", True), ("0", False), ("1", True)):
         monkeypatch.setenv("FTBENCH_CUDA", asked)
-        assert backend.cuda_here()[0] is chosen
+        assert serving.cuda_here()[0] is chosen
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ftbench.ops import build, cache
+from ftbench.ops import build
+from ftbench.ops.first_use import cache
 from tests.support import ROOT
 
 HERE = Path(__file__).parent

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftbench.ops import build, isolated
-from tests.ops.fake_compiler import FakeCompiler
+from ftbench.ops import build
+from ftbench.ops.first_use import isolated
+from tests.ops.first_use.fake_compiler import FakeCompiler
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ftbench.errors import FtbenchError
-from ftbench.ops import build, cache
+from ftbench.ops import build, first_use
 
 _log = logging.getLogger("ftbench")
 _HOW = "`ftbench doctor` says more"
@@ -94,8 +94,8 @@ def _choose() -> Implementation:
 
 def operators(device: torch.device) -> Any:
     """Return ``torch.ops.ftbench`` if it serves this device, else None."""
-    serving = implementation()
-    return serving.operators if serving.serves(device) else None
+    active = implementation()
+    return active.operators if active.serves(device) else None
 
 
 def cuda_here() -> tuple[bool, str]:
@@ -134,7 +134,7 @@ def _serving(wanted: build.Stamp) -> Implementation:
         if stamp is not None and stamp.serves(wanted):
             return _load(ahead, stamp, "built when ftbench was installed")
         note = f"; {ahead.name} is for {_difference(stamp, wanted)}"
-    binary = cache.binary_for(wanted)
+    binary = first_use.binary_for(wanted)
     found = build.read_stamp(binary) or wanted
     return _load(binary, found, f"compiled on first use{note}")
 
