@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from ftbench.format import Format
     from ftbench.hookspecs import hookimpl
     from ftbench.metric import Metric
+    from ftbench.offers import Offer
     from ftbench.ops import QuadraticPenalty
     from ftbench.plugins import load_catalogue
     from ftbench.recipe import Recipe
     from ftbench.records import RunRecord, RunSpec
-    from ftbench.results import load_results
+    from ftbench.results import load_outcomes, load_results
     from ftbench.strategy import Strategy, StrategyOptions
     from ftbench.sweep import run_sweep
     from ftbench.task import (
@@ -45,11 +46,12 @@ _HOMES = {
     "format": ("Format",),
     "hookspecs": ("hookimpl",),
     "metric": ("Metric",),
+    "offers": ("Offer",),
     "ops": ("QuadraticPenalty",),
     "plugins": ("load_catalogue",),
     "recipe": ("Recipe",),
     "records": ("RunRecord", "RunSpec"),
-    "results": ("load_results",),
+    "results": ("load_outcomes", "load_results"),
     "strategy": ("Strategy", "StrategyOptions"),
     "sweep": ("run_sweep",),
     "task": (
@@ -75,6 +77,7 @@ __all__ = [
     "FtbenchError",
     "Metric",
     "Model",
+    "Offer",
     "Options",
     "QuadraticPenalty",
     "Recipe",
@@ -92,6 +95,7 @@ __all__ = [
     "diagonal_fisher",
     "hookimpl",
     "load_catalogue",
+    "load_outcomes",
     "load_results",
     "load_spec",
     "run_sweep",

@@ -1,15 +1,16 @@
-"""Backbones: a pre-trained model cut into ordered stages, input to output, and a head."""
+"""Backbones: a pre-trained model cut into ordered stages, input to output, a readout and a head."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ftbench.component import Component, OptionsT
+from ftbench.offers import Kind, Offer
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,27 @@ class Part:
 
 
 class Model(nn.Module):
-    """Stages and a head in sequence; ``model(x)`` is the head of the last stage's features."""
+    """Stages, a readout and a head in sequence.
 
-    def __init__(self, stages: Sequence[tuple[str, nn.Module]], head: nn.Module) -> None:
+    What flows between them is a tensor or a flat dict of tensors, rows first. The readout, which
+    has no parameters, makes of the last stage's output the *features* that the head takes;
+    ``width`` is theirs, None where the model's maker did not say.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[tuple[str, nn.Module]],
+        head: nn.Module,
+        readout: nn.Module | None = None,
+        *,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         self.stage_names = tuple(name for name, _ in stages)
         self.stages = nn.ModuleList(module for _, module in stages)
+        self.readout = nn.Identity() if readout is None else readout
         self.head = head
+        self.width = width
 
     def parts(self) -> list[tuple[Stage, nn.Module]]:
         """Return each stage and then the head, with what a strategy is told about it."""
@@ -80,7 +95,7 @@ class Model(nn.Module):
         return found
 
     def features(self, inputs: Any, frozen: int = 0) -> Any:
-        """Return the last stage's output; the first ``frozen`` stages run outside autograd.
+        """Return what the head takes; the first ``frozen`` stages run outside autograd.
 
         Nothing that trains is cut off by that where the leading stages are frozen: whatever they
         hold, they or a stage before them own.
@@ -90,7 +105,7 @@ class Model(nn.Module):
                 inputs = stage(inputs)
         for stage in self.stages[frozen:]:
             inputs = stage(inputs)
-        return inputs
+        return self.readout(inputs)
 
     def forward(self, inputs: Any, frozen: int = 0) -> Any:
         """Return the head's output, with the first ``frozen`` stages outside autograd."""
@@ -109,13 +124,14 @@ class Model(nn.Module):
 class Backbone:
     """What a family builds: fresh modules that the run may change.
 
-    ``features`` is the width of the last stage's output (N, features). ``source_head`` maps it to
-    the source task's outputs, None where the family has none.
+    ``source_head`` maps what the last stage returns to the source task's outputs, None where the
+    family has none. ``readouts`` holds, by kind of offer, what makes that kind's features of what
+    the last stage returns; a kind without one takes it as it is.
     """
 
     stages: Sequence[tuple[str, nn.Module]]
-    features: int
     source_head: nn.Module | None = None
+    readouts: Mapping[Kind, nn.Module] = field(default_factory=dict)
 
 
 class BackboneFamily(Component[OptionsT]):
@@ -124,6 +140,10 @@ class BackboneFamily(Component[OptionsT]):
     kind: ClassVar[str] = "backbone"
     source: ClassVar[str | None] = None
     """Name of the source task that ``source_head`` was trained on."""
+
+    def offers(self) -> tuple[Offer, ...]:
+        """Return the features that a head can have; asked while a sweep is planned, so be quick."""
+        raise NotImplementedError(f"backbone '{self.name}' must define offers()")
 
     def build(self, *, pretrained: bool) -> Backbone:
         """Return new modules with pre-trained weights, or random ones.

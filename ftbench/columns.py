@@ -207,6 +207,11 @@ COLUMNS: tuple[Column, ...] = (
         "where none did",
     ),
     Column(
+        "outcomes_fingerprint",
+        "protocol",
+        meaning="SHA-256 of what `outcomes/` holds of the run, row by row",
+    ),
+    Column(
         "shared_device",
         "protocol",
         meaning="whether other runs used the device at the same time",

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ftbench.component import split_references
 from ftbench.errors import SpecError, did_you_mean
+from ftbench.outcomes import Keep
 from ftbench.recipe import Recipe, Settings, where_of
 
 
@@ -41,6 +42,10 @@ class SweepSpec(Settings):
     threads: int = Field(1, gt=0, description="CPU threads a run; part of its key")
     deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")
     timeout_seconds: float | None = Field(None, gt=0, description="for the training of one run")
+    keep: Keep = Field(
+        "outcomes",
+        description="of each test row: outcomes (right or not, and loss), or predictions, too",
+    )
     recipe: Recipe = Field(Recipe(), description="how every strategy is trained, below")
 
     @model_validator(mode="before")

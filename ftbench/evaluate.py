@@ -1,16 +1,16 @@
-"""Predictions and the scores of them."""
+"""Predictions, what of each row they come to, and the scores of all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree
 
-from ftbench.answers import require_number
+from ftbench.answers import refusal, require, require_number
 from ftbench.columns import is_taken
 from ftbench.errors import FtbenchError
 from ftbench.task import Examples, Task
@@ -19,20 +19,62 @@ EVALUATION_BATCH = 256
 Score = TypeVar("Score")
 
 
+def predictions(
+    model: nn.Module, examples: Examples, batch_size: int = EVALUATION_BATCH
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (outputs, targets) batch by batch, in order; the model is left in eval mode."""
+    model.eval()
+    for start in range(0, len(examples), batch_size):
+        batch = examples.batch(np.arange(start, min(start + batch_size, len(examples))))
+        yield model(batch.inputs), batch.targets
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
     """Return (outputs, targets) over all examples, in order; the model is left in eval mode."""
-    model.eval()
-    outputs, targets = [], []
-    for start in range(0, len(examples), EVALUATION_BATCH):
-        batch = examples.batch(np.arange(start, min(start + EVALUATION_BATCH, len(examples))))
-        outputs.append(model(batch.inputs))
-        targets.append(batch.targets)
+    outputs, targets = zip(*predictions(model, examples), strict=True)
     return _joined(outputs), _joined(targets)
 
 
-def _joined(batches: list[Any]) -> Any:
+def _joined(batches: Sequence[Any]) -> Any:
+    """Return batches as one; those of a single number a row, and nothing but tensors, can be."""
     return _pytree.tree_map(lambda *leaves: torch.cat(leaves), batches[0], *batches[1:])
+
+
+@torch.inference_mode()
+def outcomes_of(
+    task: Task, model: nn.Module, examples: Examples, *, predicted: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the task's outcomes on all examples, and the part of them that is kept.
+
+    Outputs live as long as their batch. ``predicted`` keeps the task's predictions as well.
+    FtbenchError where a task returns something else than tensors with one entry a row.
+    """
+    found, kept = [], []
+    for outputs, targets in predictions(model, examples):
+        rows = len(_pytree.tree_leaves(targets)[0])
+        outcomes = _one_a_row(task, "outcomes", task.outcomes(outputs, targets), rows)
+        keeping = _one_a_row(task, "kept", task.kept(outcomes), rows)
+        if predicted:
+            more = task.predictions(outputs, targets)
+            keeping |= _one_a_row(task, "predictions", more, rows)
+        found.append(outcomes)
+        kept.append(keeping)
+    return _joined(found), _joined(kept)
+
+
+def _one_a_row(task: Task, method: str, answer: object, rows: int) -> dict[str, Tensor]:
+    expected = f"a dict of tensors, one entry for each of the batch's {rows} rows"
+    what = f"task '{task.name}': {method}() returned"
+    found = dict(require(answer, dict, what, expected))
+    for name, values in found.items():
+        named = f"{what[:-9]} has {name} as"
+        if name in ("key", "row") and method != "outcomes":
+            raise FtbenchError(f"{named} a name; call it otherwise, {name} says which run's row")
+        tensor = require(values, Tensor, named, expected)
+        if tensor.dim() < 1 or len(tensor) != rows:
+            raise refusal(tensor, named, expected)
+    return found
 
 
 def evaluate(model: nn.Module, examples: Examples, score: Callable[[Any, Any], Score]) -> Score:

@@ -19,6 +19,7 @@ from ftbench import rng, scores
 from ftbench.backbone import Model
 from ftbench.backbones import glyphnet
 from ftbench.evaluate import evaluate
+from ftbench.offers import Offer
 from ftbench.recipe import Recipe
 from ftbench.strategies.scratch import Scratch
 from ftbench.tasks.letters import Letters
@@ -40,8 +41,8 @@ def pretrain(seed: int, recipe: Recipe = RECIPE) -> tuple[Model, float]:
     letters = Letters()
     with rng.isolated(seed, "random weights"):
         stages = glyphnet.network()
-    head = letters.head(glyphnet.WIDTHS[-1], dropout=0.0, seed=seed)
-    model = Model(stages, head)
+    pooled = Offer("pooled", (glyphnet.WIDTHS[-1],))
+    model = Model(stages, letters.head(pooled, seed=seed), glyphnet.pooling())
     train(
         model,
         letters.pool(),

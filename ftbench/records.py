@@ -104,11 +104,15 @@ class RunRecord:
     traceback: str = ""  # of an error that was not written for the user
     started_at: str = ""  # ISO 8601, UTC
     run_seconds: float = 0.0  # wall time of the whole attempt, evaluation included
+    outcomes: bytes = field(default=b"", repr=False, compare=False)
+    """:func:`ftbench.outcomes.pack` of the results row by row, on their way to a file of their own;
+    empty in a record that was read."""
 
     def to_json(self) -> str:
-        """Return the record as one line of JSON, without the newline."""
+        """Return the record as one line of JSON, without the newline and the outcomes."""
+        values = {name: value for name, value in self.__dict__.items() if name != "outcomes"}
         # NaN has no JSON spelling, and a record must be readable by every JSON reader.
-        return json.dumps({"schema": SCHEMA, **self.__dict__}, allow_nan=False)
+        return json.dumps({"schema": SCHEMA, **values}, allow_nan=False)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunRecord:
@@ -116,7 +120,8 @@ class RunRecord:
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise TypeError(f"{missing[0]} is missing")
-        record = cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        known = cls.__dataclass_fields__.keys() - {"outcomes"}
+        record = cls(**{name: values[name] for name in known if name in values})
         problem = next(_record_problems(record), None)
         if problem:
             raise TypeError(problem)

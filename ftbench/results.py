@@ -1,19 +1,26 @@
-"""The derived files of a results directory, and the DataFrame that users load."""
+"""The derived files of a results directory, and the DataFrames that users load."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ftbench import store
+import numpy as np
+
+from ftbench import outcomes, store
 from ftbench.errors import StoreError
 from ftbench.records import RunRecord
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+
+_log = logging.getLogger("ftbench")
 
 
 def load_results(directory: str | Path) -> pd.DataFrame:
@@ -26,6 +33,55 @@ def load_results(directory: str | Path) -> pd.DataFrame:
 
     held = store.require_results(Path(directory))
     return to_frame(store.latest(held.records).values())
+
+
+def load_outcomes(directory: str | Path) -> pd.DataFrame:
+    """Return the results of all ok runs row by row, one frame for all.
+
+    ``key`` is the run's, as in :func:`load_results`, ``row`` counts the test set's rows from 0, and
+    the rest is what the task keeps: for classification ``correct`` and ``nll``, and what ``--keep
+    predictions`` adds. Runs whose outcomes are lost, torn or others' are left out, and a warning
+    says how many and why. StoreError where there are no results.
+    """
+    import pandas as pd
+
+    held = store.require_results(Path(directory))
+    ended_well = [r for r in store.latest(held.records).values() if r.status == "ok"]
+    frames, problems = [], Counter[str]()
+    for record in ended_well:
+        try:
+            found = _read_outcomes(Path(directory), record)
+        except ValueError as error:
+            problems[str(error)] += 1
+            continue
+        rows = len(next(iter(found.values())))
+        columns = {name: list(v) if v.ndim > 1 else v for name, v in found.items()}
+        frames.append(pd.DataFrame({"key": record.key, "row": np.arange(rows), **columns}))
+    for problem, count in problems.items():
+        _log.warning(
+            "%s: the outcomes of %d of %d runs %s; their scores are whole",
+            *(directory, count, len(ended_well), problem),
+        )
+    if not frames:
+        return pd.DataFrame({"key": pd.Series(dtype=str), "row": pd.Series(dtype=np.int64)})
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_outcomes(directory: Path, record: RunRecord) -> dict[str, npt.NDArray[Any]]:
+    """Return what is kept of a run; ValueError says what became of it."""
+    path = directory / store.OUTCOMES / f"{record.key}.npz"
+    wanted = record.protocol.get("outcomes_fingerprint")
+    if not wanted:
+        raise ValueError("were not kept by the ftbench that made them")
+    try:
+        found = outcomes.unpack(path.read_bytes())
+    except OSError:
+        raise ValueError(f"are missing from {store.OUTCOMES}/") from None
+    except ValueError:
+        raise ValueError("are torn") from None
+    if outcomes.fingerprint(found) != wanted:
+        raise ValueError("are not those that the record was made with")
+    return found
 
 
 def write_derived(directory: Path, records: Iterable[RunRecord]) -> None:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 
-def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return accuracy, macro F1, NLL in nats and expected calibration error.
+def class_outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return what the scores need of each row: label, prediction, NLL in nats, and confidence.
 
-    ``logits`` is (N, K) float, ``labels`` (N,) int64 in [0, K).
+    ``logits`` is (N, K) float, ``labels`` (N,) int64 in [0, K). The confidence is the probability
+    of the predicted class. NLL and confidence are float64.
     """
+    log_probability = torch.log_softmax(logits.double(), dim=1)
+    return {
+        "label": labels,
+        "predicted": log_probability.argmax(dim=1),
+        "nll": -log_probability.gather(1, labels.unsqueeze(1)).squeeze(1),
+        "confidence": log_probability.exp().amax(dim=1),
+    }
+
+
+def classification_scores(outcomes: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return accuracy, macro F1, NLL in nats and expected calibration error of outcomes."""
     from sklearn.metrics import f1_score
 
-    log_probability = torch.log_softmax(logits.double(), dim=1)
-    chosen = log_probability.argmax(dim=1)
-    truth = labels.cpu().numpy()
+    truth, chosen = outcomes["label"].cpu().numpy(), outcomes["predicted"].cpu().numpy()
+    correct = truth == chosen
     return {
-        "accuracy": accuracy(logits, labels),
-        "macro_f1": float(f1_score(truth, chosen.cpu().numpy(), average="macro", zero_division=0)),
-        "nll": float(torch.nn.functional.nll_loss(log_probability, labels)),
-        "ece": expected_calibration_error(
-            log_probability.exp().amax(dim=1).cpu().numpy(), (chosen == labels).cpu().numpy()
-        ),
+        "accuracy": float(correct.mean()),
+        "macro_f1": float(f1_score(truth, chosen, average="macro", zero_division=0)),
+        "nll": _mean_nll(outcomes["nll"]),
+        "ece": expected_calibration_error(outcomes["confidence"].cpu().numpy(), correct),
     }
+
+
+def _mean_nll(nll: Tensor) -> float:
+    # nll_loss adds up in another order than mean(): its bits are those of every score so far.
+    return float(torch.nn.functional.nll_loss(-nll.unsqueeze(1), torch.zeros_like(nll).long()))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

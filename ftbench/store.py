@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
 RUNS = "runs.jsonl"
 SPEC = "spec.toml"
 TORN = "runs.torn"
+OUTCOMES = "outcomes"  # the folder of a run's results row by row, a file each
 SPEC_HEADER = "# What the last sweep into this directory was asked for."
 RECORD_START = b'{"schema":'
 _LOCK = ".lock"
@@ -231,12 +232,14 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def append(self, record: RunRecord) -> None:
-        """Write one line and wait until it is on the disk.
+        """Write its outcomes, then one line, and wait until both are on the disk.
 
         A line that did not fit is taken back, so that what is there stays readable.
         """
         data = record.to_json().encode() + b"\n"
         self.check_in_place()
+        if record.outcomes:
+            self._write_outcomes(record)
         is_new = not self._path.exists()
         before = 0 if is_new else self._path.stat().st_size
         try:
@@ -255,28 +258,48 @@ class Store:
                 f"cannot write to {self._path}: {error.strerror}; the finished runs are safe, "
                 "make room and run the same command again"
             ) from error
-        self._records.append(record)
+        # What is on the disk need not be kept in memory.
+        self._records.append(replace(record, outcomes=b""))
         self._note_places()
         (self.directory / f"{_RUNNING}-{record.key[:16]}").unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the directory in one step."""
-        path, temporary = self.directory / name, self.directory / f".{name}.tmp"
+        self._replace(self.directory / name, text.encode())
+
+    def _write_outcomes(self, record: RunRecord) -> None:
+        folder = self.directory / OUTCOMES
+        try:
+            is_new = not folder.is_dir()
+            folder.mkdir(exist_ok=True)
+            if is_new:
+                _sync_directory(self.directory)
+        except OSError as error:
+            raise self._cannot_write(folder, error) from error
+        self._replace(folder / f"{record.key}.npz", record.outcomes)
+        _sync_directory(folder)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
         self.check_in_place()
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(temporary, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            self.check_in_place()
-            raise StoreError(
-                f"cannot write {path}: {error.strerror}; the finished runs are safe, "
-                "make room and run the same command again"
-            ) from error
+            raise self._cannot_write(path, error) from error
+
+    def _cannot_write(self, path: Path, error: OSError) -> StoreError:
+        """Return the error to raise; raises another where the directory itself is gone."""
+        self.check_in_place()
+        return StoreError(
+            f"cannot write {path}: {error.strerror}; the finished runs are safe, "
+            "make room and run the same command again"
+        )
 
     def write_spec(self, text: str) -> None:
         """Write what was asked for; what somebody else wrote in its place is kept beside it."""

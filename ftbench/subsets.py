@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,81 @@ from ftbench import rng
 from ftbench.errors import SpecError
 
 Rows = npt.NDArray[np.int64]
+QUANTILES = 10  # strata of a target that is a number
 
 
-def stratified_order(labels: npt.ArrayLike, *purpose: int | str) -> Rows:
+@dataclass(frozen=True)
+class Strata:
+    """One stratum a row (N,): subsets keep their proportions.
+
+    ``required`` says that each has to have a row in every subset, as classes do.
+    """
+
+    values: Rows
+    required: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.values)
+
+    def __getitem__(self, rows: Rows) -> Strata:
+        """Return the strata of some rows."""
+        return Strata(self.values[rows], self.required)
+
+
+def as_strata(given: npt.ArrayLike | Strata | None, rows: int | None = None) -> Strata:
+    """Return the strata that are meant: see the table. ValueError, to end a sentence, for others.
+
+    ====================================  ======================================================
+    integers or flags (N,)                classes: each is a stratum that every subset holds
+    integers or flags (N, K) of 0 and 1   several labels a row: the rarest label that it has
+    floats (N,)                           numbers: tenths of the rows, by rank
+    None                                  nothing is known: every subset is drawn at random
+    ====================================  ======================================================
+
+    ``rows`` is N where nothing is known.
+    """
+    if isinstance(given, Strata):
+        return given
+    if given is None:
+        if rows is None:
+            raise ValueError("are None, of nobody knows how many rows")
+        return Strata(np.zeros(rows, dtype=np.int64), required=False)
+    values = np.asarray(given)
+    whole = np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_
+    if rows is not None and values.shape[:1] != (rows,):
+        raise ValueError(f"have shape {values.shape}; expected one entry for each of {rows} rows")
+    if values.ndim == 1 and whole:
+        return Strata(values.astype(np.int64))
+    if values.ndim == 1 and np.issubdtype(values.dtype, np.floating):
+        return Strata(_quantiles(values), required=False)
+    if values.ndim == 2 and whole and set(np.unique(values)) <= {0, 1}:
+        return Strata(_rarest_labels(values.astype(np.bool_)))
+    raise ValueError(
+        f"have shape {values.shape} and dtype {values.dtype}; expected classes (N,), labels (N, K) "
+        "of 0 and 1, numbers (N,), or None"
+    )
+
+
+def _quantiles(values: npt.NDArray[np.floating]) -> Rows:
+    """Return which tenth of the rows each is in by rank; equal numbers are in one tenth."""
+    if not np.isfinite(values).all():
+        raise ValueError("hold a number that is not finite")
+    ordered = np.sort(values)
+    rank = np.searchsorted(ordered, values, side="left")
+    return (rank * QUANTILES // len(values)).astype(np.int64)
+
+
+def _rarest_labels(labels: npt.NDArray[np.bool_]) -> Rows:
+    """Return each row's rarest label, K for a row without any; the first of equally rare ones."""
+    counts = labels.sum(axis=0)
+    order = np.argsort(counts, kind="stable")
+    rarest = order[np.argmax(labels[:, order], axis=1)]
+    found: Rows = np.where(labels.any(axis=1), rarest, labels.shape[1]).astype(np.int64)
+    return found
+
+
+def stratified_order(labels: npt.ArrayLike | Strata, *purpose: int | str) -> Rows:
     """Return all rows in an order whose every prefix keeps the labels' proportions.
 
     The first K rows hold one row of each of the K classes. After them, row j of a class of n rows
@@ -21,7 +94,7 @@ def stratified_order(labels: npt.ArrayLike, *purpose: int | str) -> Rows:
     ties and the rows within a class are drawn from the stream of ``purpose``. Prefixes are nested
     by construction.
     """
-    values = np.asarray(labels)
+    values = as_strata(labels).values
     shuffled = rng.permutation(len(values), *purpose, "rows")
     _, classes, counts = np.unique(values[shuffled], return_inverse=True, return_counts=True)
     by_class = np.argsort(classes, kind="stable")
@@ -42,7 +115,7 @@ def _positions(rank: Rows, count: Rows) -> npt.NDArray[np.float64]:
     return np.where(rank == 0, -1.0, (rank + 0.5) / count)
 
 
-def draw(labels: npt.ArrayLike, size: int, seed: int) -> Rows:
+def draw(labels: npt.ArrayLike | Strata, size: int, seed: int) -> Rows:
     """Return the sorted rows of the subset of ``size`` labels that ``seed`` draws.
 
     For one seed, the rows at a smaller size are among the rows at a larger one. SpecError where
@@ -52,14 +125,14 @@ def draw(labels: npt.ArrayLike, size: int, seed: int) -> Rows:
     return np.sort(stratified_order(labels, seed, "subset")[:size])
 
 
-def expected_overlap(labels: npt.ArrayLike, size: int) -> float:
+def expected_overlap(labels: npt.ArrayLike | Strata, size: int) -> float:
     """Return the share of its rows that one seed's subset of ``size`` has in common with another's.
 
     It is the mean over seeds, in (0, 1]: Σ nₖ² / Nₖ over ``size``, where nₖ of a class's Nₖ rows
     are expected in a subset. In equal classes that is size/pool; where every class has to have a
     row, small ones are drawn whole, and it is more.
     """
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    _, counts = np.unique(as_strata(labels).values, return_counts=True)
     classes = np.repeat(np.arange(len(counts)), counts)
     rank = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = _positions(rank, counts[classes])
@@ -71,26 +144,26 @@ def expected_overlap(labels: npt.ArrayLike, size: int) -> float:
     return float(np.sum(drawn**2 / counts) / size)
 
 
-def check_size(labels: npt.ArrayLike, size: int) -> None:
+def check_size(labels: npt.ArrayLike | Strata, size: int) -> None:
     """Raise SpecError where a pool with these labels cannot give a subset of ``size``."""
-    values = np.asarray(labels)
-    classes = len(np.unique(values))
-    if size > len(values):
-        raise SpecError(f"size {size} is larger than the pool of {len(values)} labelled rows")
-    if size < classes:
+    strata = as_strata(labels)
+    classes = len(np.unique(strata.values))
+    if size > len(strata):
+        raise SpecError(f"size {size} is larger than the pool of {len(strata)} labelled rows")
+    if strata.required and size < classes:
         raise SpecError(
             f"size {size} cannot hold one row of each of the {classes} classes; "
             f"the smallest size that can is {classes}"
         )
 
 
-def split_validation(labels: npt.ArrayLike, share: float, seed: int) -> tuple[Rows, Rows]:
+def split_validation(labels: npt.ArrayLike | Strata, share: float, seed: int) -> tuple[Rows, Rows]:
     """Return (training, validation) positions into ``labels``, stratified, drawn by ``seed``.
 
     Validation takes ``share`` of the rows, at least one of each class where that many rows hold
     one, and leaves a row of each class to train on. SpecError where a side would be left empty.
     """
-    values = np.asarray(labels)
+    values = as_strata(labels).values
     _, classes = np.unique(values, return_inverse=True)
     order = stratified_order(values, seed, "validation")
     # Each class's last row in this order stays in training.

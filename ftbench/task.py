@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ftbench import rng, scores
+from ftbench import rng, scores, subsets
 from ftbench.answers import described
+from ftbench.backbone import BackboneFamily
 from ftbench.component import Component, OptionsT
 from ftbench.errors import SpecError
+from ftbench.fisher import draw_classes
 from ftbench.metric import CLASSIFICATION, Metric
+from ftbench.offers import Kind, Offer, checked_offers, choose_offer
 from ftbench.ops import MixPlan, mixed_cross_entropy
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and targets of some rows; inputs may be any nested structure of tensors."""
+    """Inputs and targets of some rows: each a tensor or a flat dict of tensors, rows first."""
 
     inputs: Any
     targets: Any
@@ -32,8 +36,11 @@ class Examples(Protocol):
     """Rows that can be batched by index."""
 
     @property
-    def strata(self) -> npt.NDArray[np.int64]:
-        """One class a row (N,), by which subsets are stratified."""
+    def strata(self) -> npt.ArrayLike | None:
+        """What subsets are stratified by, one entry a row: see :func:`ftbench.subsets.as_strata`.
+
+        Classes (N,), several labels (N, K) of 0 and 1, numbers (N,) to be predicted, or None.
+        """
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -48,70 +55,110 @@ class Examples(Protocol):
         """Return the examples with batches on ``device``."""
 
 
+Tensors = Tensor | Mapping[str, Tensor]
+
+
 @dataclass(frozen=True)
 class TensorExamples:
-    """Examples held in memory: ``inputs`` (N, ...) and class labels ``targets`` (N,) int64.
+    """Examples held in memory: ``inputs`` (N, ...) and ``targets`` (N, ...), or dicts of such.
 
     ValueError where they have different numbers of rows.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensors
+    targets: Tensors
 
     def __post_init__(self) -> None:
         """Compare the numbers of rows."""
-        if len(self.inputs) != len(self.targets):
+        counts = {what: _row_counts(getattr(self, what)) for what in ("inputs", "targets")}
+        if len({count for found in counts.values() for count in found}) > 1:
             raise ValueError(
-                f"inputs hold {len(self.inputs)} rows and targets {len(self.targets)}; expected as "
-                "many of both"
+                f"inputs hold {_shown(counts['inputs'])} and targets {_shown(counts['targets'])}; "
+                "expected as many of both"
             )
 
     @property
-    def strata(self) -> npt.NDArray[np.int64]:
-        """The class labels; TypeError where the targets are no tensor."""
+    def strata(self) -> npt.NDArray[Any]:
+        """The targets; TypeError where they are no tensor, and a subclass has to say."""
         if not isinstance(self.targets, Tensor):
             raise TypeError(
-                f"targets are a {type(self.targets).__name__}, expected a tensor (N,) int64"
+                f"targets are a {type(self.targets).__name__}, expected a tensor (N,) int64; "
+                "otherwise define strata in a subclass"
             )
         return self.targets.cpu().numpy()
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.inputs)
+        return _row_counts(self.inputs)[0]
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
         """Return the inputs and targets of ``rows``, in that order."""
-        index = torch.from_numpy(np.ascontiguousarray(rows)).to(self.inputs.device)
-        return Batch(self.inputs[index], self.targets[index])
+        index = torch.from_numpy(np.ascontiguousarray(rows))
+        return Batch(_chosen(self.inputs, index), _chosen(self.targets, index))
 
-    def subset(self, rows: npt.NDArray[np.int64]) -> TensorExamples:
+    def subset(self, rows: npt.NDArray[np.int64]) -> Self:
         """Return the examples that hold only ``rows``."""
         chosen = self.batch(rows)
-        return TensorExamples(chosen.inputs, chosen.targets)
+        return replace(self, inputs=chosen.inputs, targets=chosen.targets)
 
-    def to(self, device: str) -> TensorExamples:
-        """Return the examples with both tensors on ``device``."""
-        return TensorExamples(self.inputs.to(device), self.targets.to(device))
+    def to(self, device: str) -> Self:
+        """Return the examples with all tensors on ``device``."""
+        return replace(
+            self, inputs=_moved(self.inputs, device), targets=_moved(self.targets, device)
+        )
+
+
+def _row_counts(tensors: Tensors) -> list[int]:
+    return [len(t) for t in tensors.values()] if isinstance(tensors, Mapping) else [len(tensors)]
+
+
+def _shown(counts: list[int]) -> str:
+    return f"{counts[0]} rows" if len(set(counts)) == 1 else f"{', '.join(map(str, counts))} rows"
+
+
+def _chosen(tensors: Tensors, index: Tensor) -> Tensors:
+    if isinstance(tensors, Mapping):
+        return {name: tensor[index.to(tensor.device)] for name, tensor in tensors.items()}
+    return tensors[index.to(tensors.device)]
+
+
+def _moved(tensors: Tensors, device: str) -> Tensors:
+    if isinstance(tensors, Mapping):
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors.to(device)
+
+
+Draw = Callable[[Any, Tensor], Any]
+"""Draws labels: see :func:`ftbench.fisher.draw_classes`."""
 
 
 @dataclass(frozen=True)
 class Source:
     """What a strategy sees of the source task: samples, and the head that was trained on them.
 
-    The samples are apart from the held-out ones on which retention is measured.
+    ``head`` takes what the last stage returns. ``loss(outputs, targets)`` is the source task's,
+    and ``draw(outputs, uniforms)`` draws targets from the model's own prediction. The samples are
+    apart from the held-out ones on which retention is measured.
     """
 
     samples: Examples
     head: nn.Module
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    draw: Draw = draw_classes
 
 
 @dataclass(frozen=True)
 class SourceTask:
-    """A source task's data; ``held_out`` is read only to measure retention."""
+    """A source task's data; ``held_out`` is read only to measure retention.
+
+    ``loss`` and ``draw`` are those of classes unless given: see :class:`Source`.
+    """
 
     name: str
     samples: Examples
     held_out: Examples
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    draw: Draw = draw_classes
 
 
 class Task(Component[OptionsT]):
@@ -124,6 +171,10 @@ class Task(Component[OptionsT]):
 
     kind: ClassVar[str] = "task"
     metrics: ClassVar[tuple[Metric, ...]]
+    needs: ClassVar[tuple[Kind, ...]] = ("pooled",)
+    """Kinds of features that the head can take, the best first: see :class:`ftbench.Offer`."""
+    inputs: ClassVar[str] = "image"
+    """What a row is: ``image``, ``text`` or ``image+text``."""
 
     def pool(self) -> Examples:
         """Return the labelled rows that budgets are drawn from."""
@@ -141,8 +192,11 @@ class Task(Component[OptionsT]):
         """Return a hash of all data that scores depend on; it is part of a run's key."""
         raise NotImplementedError(f"task '{self.name}' must define fingerprint()")
 
-    def head(self, features: int, *, dropout: float, seed: int) -> nn.Module:
-        """Return a new head for (N, features), the same for every strategy at one seed."""
+    def head(self, offer: Offer, *, seed: int) -> nn.Module:
+        """Return a new head for the features of an offer, the same for every strategy at a seed.
+
+        The offer's kind is one of ``needs``.
+        """
         raise NotImplementedError(f"task '{self.name}' must define head()")
 
     def loss(
@@ -151,9 +205,26 @@ class Task(Component[OptionsT]):
         """Return the 0-dim mean training loss of a batch; ``plan`` says how it was mixed."""
         raise NotImplementedError(f"task '{self.name}' must define loss()")
 
-    def score(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        """Return one number for each of ``metrics``."""
+    def outcomes(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Return what scores need of a test batch, one entry a row: the outputs are dropped then.
+
+        Asked batch by batch, so a row's entries must not depend on the rows beside it.
+        """
+        raise NotImplementedError(f"task '{self.name}' must define outcomes()")
+
+    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Return one number for each of ``metrics``; ``outcomes`` are those of all rows."""
         raise NotImplementedError(f"task '{self.name}' must define score()")
+
+    def kept(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what of the outcomes stays beside the run's record; keep it small."""
+        return outcomes
+
+    def predictions(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Return what ``--keep predictions`` keeps of a batch besides, one entry a row."""
+        raise SpecError(
+            f"task '{self.name}' has no predictions() to keep; leave out --keep predictions"
+        )
 
 
 class ClassificationTask(Task[OptionsT]):
@@ -162,15 +233,15 @@ class ClassificationTask(Task[OptionsT]):
     classes: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]] = CLASSIFICATION
 
-    def head(self, features: int, *, dropout: float, seed: int) -> nn.Module:
-        """Return dropout and a linear layer, drawn U(±1/√features) from ``seed`` alone."""
-        linear = nn.Linear(features, self.classes)
-        bound = features**-0.5
+    def head(self, offer: Offer, *, seed: int) -> nn.Module:
+        """Return a linear layer on (N, F), drawn U(±1/√F) from ``seed`` alone."""
+        linear = nn.Linear(offer.width, self.classes)
+        bound = offer.width**-0.5
         with torch.no_grad():
             for name, parameter in linear.named_parameters():
                 drawn = rng.uniforms(parameter.numel(), seed, "head", name) * 2 * bound - bound
                 parameter.copy_(torch.from_numpy(drawn).view_as(parameter))
-        return nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
+        return linear
 
     def loss(
         self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
@@ -182,35 +253,71 @@ class ClassificationTask(Task[OptionsT]):
         _check_predictions(self, outputs, targets)
         return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing)
 
-    def score(self, outputs: Any, targets: Any) -> Mapping[str, float]:
-        """Return accuracy, macro F1, NLL and expected calibration error.
+    def outcomes(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Return each row's label, prediction, NLL in nats and the prediction's probability.
 
         FtbenchError where logits (N, K) and labels (N,) int64 in [0, K) are something else.
         """
         _check_predictions(self, outputs, targets)
         _check_range(self, "labels", targets, outputs.shape[1])
-        return scores.classification_scores(outputs, targets)
+        return scores.class_outcomes(outputs, targets)
+
+    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Return accuracy, macro F1, NLL and expected calibration error."""
+        return scores.classification_scores(outcomes)
+
+    def kept(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return whether each row was right, and its NLL as float16."""
+        correct = outcomes["predicted"] == outcomes["label"]
+        return {"correct": correct, "nll": outcomes["nll"].to(torch.float16)}
+
+    def predictions(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
+        """Return each row's label, prediction, and log-probabilities (N, K) as float16."""
+        log_probability = outputs.float().log_softmax(dim=1)
+        return {
+            "label": targets,
+            "predicted": log_probability.argmax(dim=1),
+            "log_probabilities": log_probability.to(torch.float16),
+        }
 
 
-def pool_strata(task: Task) -> npt.NDArray[np.int64]:
-    """Return the class of each row of the pool (N,); SpecError where the pool is not usable.
+def pool_strata(task: Task) -> subsets.Strata:
+    """Return the strata of the pool; SpecError where the pool is not usable.
 
     What a :class:`TensorExamples` holds for a :class:`ClassificationTask` must be its classes; the
     strata of other examples may be finer.
     """
     pool = require_rows(task, "pool()", task.pool())
-    if isinstance(pool, TensorExamples) and isinstance(pool.targets, Tensor):
+    classifies = isinstance(task, ClassificationTask)
+    if classifies and isinstance(pool, TensorExamples) and isinstance(pool.targets, Tensor):
         whole = not (pool.targets.is_floating_point() or pool.targets.is_complex())
         _check_shape(task, "pool() has targets", pool.targets, len(pool), whole=whole)
-    given = getattr(pool, "strata", None)
-    if given is None:
+    if not hasattr(pool, "strata"):
         raise _no_examples(task, "pool()", pool, "strata")
-    strata = np.asarray(given)
-    whole = np.issubdtype(strata.dtype, np.integer)
-    _check_shape(task, "pool() has strata", strata, len(pool), whole=whole)
+    if classifies and pool.strata is not None:
+        given = np.asarray(pool.strata)
+        whole = np.issubdtype(given.dtype, np.integer)
+        _check_shape(task, "pool() has strata", given, len(pool), whole=whole)
     if isinstance(pool, TensorExamples) and type(task).loss is ClassificationTask.loss:
+        assert isinstance(pool.targets, Tensor)  # its strata say so
         _check_classes(task, pool.targets)
-    return strata
+    try:
+        return subsets.as_strata(pool.strata, len(pool))
+    except ValueError as error:
+        raise SpecError(f"task '{task.name}': pool() has strata that {error}") from error
+
+
+def require_offer(task: Task, family: BackboneFamily) -> Offer:
+    """Return the offer that the task's head takes; SpecError, saying both sides, without one."""
+    offers = checked_offers(family.name, family.offers())
+    found = choose_offer(task.needs, task.inputs, offers)
+    if found is not None:
+        return found
+    needs = " or ".join(task.needs)
+    raise SpecError(
+        f"task '{task.label}' needs {needs} features from {task.inputs}, and backbone "
+        f"'{family.label}' offers {' and '.join(map(str, offers))}"
+    )
 
 
 def require_rows(task: Task, role: str, examples: Examples, member: str = "__len__") -> Examples:

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
 import ftbench
 from ftbench.run import run_one
@@ -128,6 +129,9 @@ def tiny_model():
 
     def make(*, seed=0, dropout=0.0):
         backbone = TinyNet().build(pretrained=True)
-        return ftbench.Model(backbone.stages, TinyTask().head(8, dropout=dropout, seed=seed))
+        head = TinyTask().head(*TinyNet().offers(), seed=seed)
+        return ftbench.Model(
+            backbone.stages, nn.Sequential(nn.Dropout(dropout), head) if dropout else head, width=8
+        )
 
     return make

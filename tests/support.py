@@ -152,6 +152,11 @@ def write_runs(directory, records):
     return directory
 
 
+def files_in(directory):
+    """Return the files of a directory and its folders."""
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 TINY_FLAGS = (
     *("--tasks", "tiny", "--backbones", "tiny-net", "--device", "cpu"),
     *("--steps", "4", "--set", "recipe.batch_size=5"),

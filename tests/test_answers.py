@@ -46,7 +46,7 @@ def test_numpys_flags_are_flags(tiny_run):
     ],
 )
 def test_scores_that_are_not_those_of_the_metrics_are_named(tiny_run, scored, message):
-    task = type("Odd", (TinyTask,), {"score": lambda self, outputs, targets: scored})
+    task = type("Odd", (TinyTask,), {"score": lambda self, outcomes: scored})
     record = tiny_run("head-only", task=task)
     assert record.status == "failed"
     assert re.search(message, record.message), record.message
@@ -69,7 +69,7 @@ def test_scores_that_are_not_those_of_the_metrics_are_named(tiny_run, scored, me
 )
 def test_a_score_that_is_no_number_is_named(tiny_run, value, said):
     class Odd(TinyTask):
-        def score(self, outputs, targets):
+        def score(self, outcomes):
             return {**SCORES, "nll": value}
 
     record = tiny_run("head-only", task=Odd)
@@ -152,7 +152,7 @@ def test_a_detached_loss_is_named_where_a_penalty_has_a_gradient(tiny_run):
 
 
 def backbone_of(stages, head=None):
-    return ftbench.Backbone(stages, 8, head)
+    return ftbench.Backbone(stages, head)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_stages_may_come_from_a_generator(tiny_run):
         def build(self, *, pretrained):
             backbone = super().build(pretrained=pretrained)
             stages = (stage for stage in backbone.stages)
-            return ftbench.Backbone(stages, backbone.features, backbone.source_head)
+            return ftbench.Backbone(stages, backbone.source_head)
 
         def fingerprint(self):
             return "fixed"

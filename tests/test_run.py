@@ -154,8 +154,8 @@ def test_a_huge_learning_rate_is_a_diverged_run_that_names_the_step(tiny_run):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_no_finite_number_is_a_diverged_run(tiny, tiny_run, value):
     class Scored(tiny.Task):
-        def score(self, outputs, targets):
-            return {**super().score(outputs, targets), "odd": value}
+        def score(self, outcomes):
+            return {**super().score(outcomes), "odd": value}
 
     record = tiny_run(task=Scored)
     assert (record.status, record.message) == ("diverged", f"the score odd is {value}")
@@ -164,8 +164,8 @@ def test_a_score_that_is_no_finite_number_is_a_diverged_run(tiny, tiny_run, valu
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor, int])
 def test_scores_of_any_numeric_type_can_be_stored(tiny, tiny_run, kind):
     class Scored(tiny.Task):
-        def score(self, outputs, targets):
-            return {**super().score(outputs, targets), "accuracy": kind(1)}
+        def score(self, outcomes):
+            return {**super().score(outcomes), "accuracy": kind(1)}
 
     record = tiny_run(task=Scored)
     assert record.status == "ok"

@@ -106,9 +106,9 @@ def test_seconds_are_those_of_preparation_steps_and_finish(tiny, tiny_run, monke
             passing(100)
 
     class SlowTask(tiny.Task):
-        def score(self, outputs, targets):
+        def score(self, outcomes):
             passing(1000)
-            return super().score(outputs, targets)
+            return super().score(outcomes)
 
         def source(self):
             passing(1000)

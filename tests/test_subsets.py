@@ -247,3 +247,71 @@ def test_in_equal_classes_the_expected_overlap_is_the_share_of_the_pool():
 def test_classes_that_are_drawn_whole_raise_the_expected_overlap():
     # Ninety classes of two rows give one each, ten of 82 one each: (90/2 + 10/82)/100.
     assert subsets.expected_overlap(LONG_TAIL, 100) == pytest.approx((45 + 10 / 82) / 100)
+
+
+# What a pool may be stratified by.
+
+
+@given(pools(), SEEDS)
+def test_classes_are_their_own_strata(labels, seed):
+    strata = subsets.as_strata(labels, len(labels))
+    assert strata.values.tolist() == labels.tolist()
+    assert strata.required
+    size = len(np.unique(labels))
+    assert subsets.draw(strata, size, seed).tolist() == subsets.draw(labels, size, seed).tolist()
+
+
+@given(st.integers(20, 200), SEEDS)
+def test_numbers_are_drawn_from_all_tenths_alike(rows, seed):
+    values = np.random.default_rng(seed).normal(size=rows) ** 3
+    strata = subsets.as_strata(values, rows)
+    counts = np.bincount(strata.values)
+    assert len(counts) == 10
+    assert counts.max() - counts.min() <= 1
+    # By rank: whoever is in a lower tenth is smaller.
+    order = np.argsort(values)
+    assert (np.diff(strata.values[order]) >= 0).all()
+    ten = subsets.draw(strata, 10, seed)
+    assert sorted(strata.values[ten].tolist()) == list(range(10))
+    # No class to be missing: any size will do.
+    assert len(subsets.draw(strata, 3, seed)) == 3
+
+
+def test_equal_numbers_are_in_one_tenth():
+    strata = subsets.as_strata(np.array([0.0] * 15 + [1.0] * 5), 20)
+    assert len(set(strata.values[:15].tolist())) == len(set(strata.values[15:].tolist())) == 1
+
+
+def test_several_labels_are_stratified_by_the_rarest_a_row_has():
+    labels = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 1]])
+    # Label 2 is the rarest (2 rows), then 1 (3), then 0 (5); the fourth row has none.
+    strata = subsets.as_strata(labels, 6)
+    assert strata.values.tolist() == [1, 2, 0, 3, 1, 2]
+    assert strata.required
+    assert subsets.as_strata(labels.astype(bool)).values.tolist() == strata.values.tolist()
+
+
+def test_without_any_label_every_row_has_the_same_chance():
+    strata = subsets.as_strata(None, 40)
+    assert not strata.required
+    counts = np.zeros(40)
+    for seed in range(2000):
+        counts[subsets.draw(strata, 10, seed)] += 1
+    # 500 expected of each, binomial with deviation 19: five of them either way.
+    assert np.abs(counts - 500).max() < 97
+    kept, held = subsets.split_validation(strata, 0.2, 0)
+    assert (len(kept), len(held)) == (32, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.array([1.0, np.nan]), "hold a number that is not finite"),
+        (np.array([[0, 2], [1, 0]]), r"have shape \(2, 2\) and dtype int64; expected classes"),
+        (np.array(["a", "b"]), r"dtype <U1; expected classes"),
+        (np.arange(3), r"have shape \(3,\); expected one entry for each of 2 rows"),
+    ],
+)
+def test_strata_that_are_none_are_said(given, message):
+    with pytest.raises(ValueError, match=message):
+        subsets.as_strata(given, 2)

@@ -16,7 +16,7 @@ def test_a_sweep_leaves_a_record_a_run_and_the_derived_files(tmp_path, catalogue
     assert (len(plan.runs), len(plan.pending), len(plan.done)) == (4, 0, 4)
     assert [record.status for record in read_records(tmp_path)] == ["ok"] * 4
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {
-        *("runs.jsonl", "spec.toml", "results.csv", "results.parquet")
+        *("runs.jsonl", "spec.toml", "results.csv", "results.parquet", "outcomes")
     }
     assert ftbench.load_spec(tmp_path / "spec.toml") == tiny_sweep(seeds=(0, 1))
 
@@ -54,7 +54,7 @@ def test_a_failed_run_is_a_record_and_the_others_go_on(tmp_path, catalogue):
 class OddScores(TinyPlugin.Task):
     """A third party's scores, as numbers of NumPy."""
 
-    def score(self, outputs, targets):
+    def score(self, outcomes):
         return {"accuracy": np.float32(0.5)}
 
 

@@ -7,7 +7,8 @@ from torch import nn
 import ftbench
 from ftbench.cli import sweeping
 from ftbench.ops import MixPlan
-from ftbench.sweep import check_test_set
+from ftbench.run import run_one
+from ftbench.sweep import expand
 from ftbench.task import pool_strata
 from tests.support import tiny_sweep
 from tests.tiny import TinyPlugin
@@ -54,9 +55,10 @@ def test_fingerprints_tell_values_shapes_types_and_order_apart():
 def test_a_head_is_drawn_from_the_seed_alone_within_its_bound(tiny):
     task = tiny.task()
     torch.manual_seed(0)
-    head = task.head(400, dropout=0.0, seed=3)
+    wide = ftbench.Offer("pooled", (400,))
+    head = task.head(wide, seed=3)
     torch.manual_seed(1)
-    again, other = task.head(400, dropout=0.0, seed=3), task.head(400, dropout=0.0, seed=4)
+    again, other = task.head(wide, seed=3), task.head(wide, seed=4)
     assert isinstance(head, nn.Linear)
     assert (head.in_features, head.out_features) == (400, 3)
     assert torch.equal(head.weight, again.weight)
@@ -67,13 +69,6 @@ def test_a_head_is_drawn_from_the_seed_alone_within_its_bound(tiny):
     # A uniform's mean is 0 and its deviation bound/√3; 1,200 draws come near both.
     assert abs(weights.mean()) < 0.004
     assert weights.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.06)
-
-
-def test_dropout_stands_in_front_of_the_same_head(tiny):
-    bare = tiny.task().head(8, dropout=0.0, seed=3)
-    dropout, linear = tiny.task().head(8, dropout=0.4, seed=3)
-    assert dropout.p == 0.4
-    assert torch.equal(linear.weight, bare.weight)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -95,7 +90,8 @@ def test_a_mixed_batch_weighs_both_labels(tiny):
 
 
 def test_scores_are_those_that_the_metrics_name(tiny):
-    scores = tiny.task().score(torch.eye(3) * 50, torch.tensor([0, 1, 0]))
+    task = tiny.task()
+    scores = task.score(task.outcomes(torch.eye(3) * 50, torch.tensor([0, 1, 0])))
     assert set(scores) == {metric.name for metric in tiny.task.metrics}
     assert scores["accuracy"] == pytest.approx(2 / 3)
 
@@ -110,9 +106,10 @@ def test_a_task_has_no_source_unless_it_says_so():
         ("pool", {}),
         ("test", {}),
         ("fingerprint", {}),
-        ("head", {"features": 2, "dropout": 0, "seed": 0}),
+        ("head", {"offer": ftbench.Offer("pooled", (2,)), "seed": 0}),
         ("loss", {"outputs": None, "targets": None}),
-        ("score", {"outputs": None, "targets": None}),
+        ("outcomes", {"outputs": None, "targets": None}),
+        ("score", {"outcomes": {}}),
     ],
 )
 def test_a_task_says_which_method_it_lacks(method, arguments):
@@ -222,7 +219,9 @@ def test_rows_without_a_label_are_named_when_a_sweep_is_planned(
 
     odd = type("Odd", (tiny.Task,), {role: uneven, "fingerprint": lambda self: "fixed"})
     catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=odd)})
-    message = rf"task 'tiny' of tiny: .*inputs hold {inputs} rows and targets {targets}; expected"
+    message = (
+        rf"task 'tiny' of tiny: .*inputs hold {inputs} rows and targets {targets} rows; expected"
+    )
     with pytest.raises(ftbench.FtbenchError, match=message):
         ftbench.run_sweep(tiny_sweep(), tmp_path / "out", catalogue=catalogue)
 
@@ -236,8 +235,8 @@ def test_examples_may_be_stratified_by_more_than_the_classes(tiny):
         def pool(self):
             return Rows(np.zeros(60, dtype=np.uint8))
 
-    assert pool_strata(Finer()).max() == 6
-    assert pool_strata(Unstratified()).tolist() == [0] * 60
+    assert pool_strata(Finer()).values.max() == 6
+    assert pool_strata(Unstratified()).values.tolist() == [0] * 60
 
 
 def test_a_task_with_a_loss_of_its_own_may_label_as_it_likes(tiny):
@@ -248,7 +247,7 @@ def test_a_task_with_a_loss_of_its_own_may_label_as_it_likes(tiny):
         def loss(self, outputs, targets, *, plan=None, smoothing=0.0):
             return F.cross_entropy(outputs, targets, ignore_index=-1)
 
-    assert pool_strata(Ignores()).min() == -1
+    assert pool_strata(Ignores()).values.min() == -1
 
 
 def nothing_to_test(tiny, **methods):
@@ -290,11 +289,17 @@ def test_planning_asks_the_test_set_for_its_length_and_nothing_else(tiny):
 
     task = nothing_to_test(tiny, test=lambda self: Closed())
     catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=task)})
-    check_test_set(tiny_sweep(), catalogue)
+    assert len(expand(tiny_sweep(), catalogue)) == 2
 
 
-def test_a_run_by_itself_says_that_there_is_nothing_to_score(tiny, tiny_run):
-    record = tiny_run(task=nothing_to_test(tiny))
+def test_a_run_by_itself_says_that_there_is_nothing_to_score(tiny, tiny_run, tiny_spec):
+    def fixed(self):
+        return "x"
+
+    planned = TinyPlugin(task=type("Odd", (tiny.Task,), {"fingerprint": fixed}))
+    spec = tiny_spec(ftbench.load_catalogue(extra={"tiny": planned}))
+    emptied = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=nothing_to_test(tiny))})
+    record = run_one(spec, emptied, device="cpu")
     assert (record.status, record.scores) == ("failed", {})
     assert record.message.startswith("task 'tiny': test() holds no rows")
 
@@ -321,14 +326,14 @@ def test_a_run_by_itself_says_that_there_is_nothing_to_score(tiny, tiny_run):
         (["a"] * 6, r"labels are a list; expected \(N,\) torch.int64"),
     ],
 )
-@pytest.mark.parametrize("method", ["loss", "score"])
+@pytest.mark.parametrize("method", ["loss", "outcomes"])
 def test_loss_and_score_name_labels_that_are_no_classes(tiny, method, labels, message):
     with pytest.raises(ftbench.FtbenchError, match=rf"task 'tiny': {message}"):
         getattr(tiny.task(), method)(torch.zeros(6, 3), labels)
 
 
 @pytest.mark.parametrize("logits", [torch.zeros(6, 3, 2), torch.zeros(6), (torch.zeros(6, 3),)])
-@pytest.mark.parametrize("method", ["loss", "score"])
+@pytest.mark.parametrize("method", ["loss", "outcomes"])
 def test_loss_and_score_name_a_head_that_gives_no_logits(tiny, method, logits):
     with pytest.raises(ftbench.FtbenchError, match=r"'tiny': the head returned a .*; expected log"):
         getattr(tiny.task(), method)(logits, LABELS[:6])
@@ -336,4 +341,4 @@ def test_loss_and_score_name_a_head_that_gives_no_logits(tiny, method, logits):
 
 def test_a_test_label_outside_the_classes_is_named_by_the_score(tiny):
     with pytest.raises(ftbench.FtbenchError, match=r"labels hold 3; expected classes 0 to 2"):
-        tiny.task().score(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]))
+        tiny.task().outcomes(torch.zeros(4, 3), torch.tensor([0, 1, 2, 3]))

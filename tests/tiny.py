@@ -68,10 +68,14 @@ class TinyNet(ftbench.BackboneFamily):
     name = "tiny-net"
     source = "tiny-source"
 
+    def offers(self):
+        """Return eight pooled features."""
+        return (ftbench.Offer("pooled", (8,)),)
+
     def build(self, *, pretrained):
         """Return the stages, and where pre-trained a head for four classes."""
         if not pretrained:
-            return ftbench.Backbone(tiny_stages(), 8)
+            return ftbench.Backbone(tiny_stages())
         with rng.isolated("tiny-net weights"):
             stages, head = tiny_stages(), nn.Linear(8, 4)
             for _, stage in stages:
@@ -79,7 +83,7 @@ class TinyNet(ftbench.BackboneFamily):
                     if isinstance(module, nn.BatchNorm2d):
                         module.running_mean.normal_(0, 0.1)
                         module.running_var.uniform_(0.5, 1.5)
-        return ftbench.Backbone(stages, 8, head)
+        return ftbench.Backbone(stages, head)
 
     def fingerprint(self):
         """Return a hash of the weights."""

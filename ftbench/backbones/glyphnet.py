@@ -10,8 +10,10 @@ from torch import nn
 from ftbench.backbone import Backbone, BackboneFamily, Model
 from ftbench.component import Options
 from ftbench.errors import WeightsError
+from ftbench.offers import Offer
 
 WIDTHS = (16, 32, 64, 128)
+STRIDE = 16  # how much smaller than the image the last maps are
 SOURCE_CLASSES = 52
 WEIGHTS = Path(__file__).with_name("glyphnet.safetensors")
 # Of the shipped file; `python -m ftbench.pretrain` prints both for a new one.
@@ -26,21 +28,29 @@ class GlyphNetOptions(Options):
 
 
 class GlyphNet(BackboneFamily[GlyphNetOptions]):
-    """Five stages of 3×3 convolutions with batch norm, 294k parameters, 128 features."""
+    """Five stages of 3×3 convolutions with batch norm, 294k parameters, 128 features.
+
+    It offers them pooled, or as maps of a sixteenth of the image's side.
+    """
 
     name = "glyphnet"
     version = "1"
     source = "letters"
 
+    def offers(self) -> tuple[Offer, ...]:
+        """Return the pooled features, and the maps behind them."""
+        return Offer("pooled", (WIDTHS[-1],)), Offer("maps", (WIDTHS[-1],), strides=(STRIDE,))
+
     def build(self, *, pretrained: bool) -> Backbone:
         """Return the five stages and the 52-letter head; WeightsError where the file is damaged."""
-        model = Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES))
+        model = _source_model()
         if pretrained:
             if not self.options.weights:
                 self.fingerprint()  # raises where the shipped file is damaged
             _load(model, self._path)
         stages = list(zip(model.stage_names, model.stages, strict=True))
-        return Backbone(stages, WIDTHS[-1], model.head if pretrained else None)
+        source_head = nn.Sequential(pooling(), model.head) if pretrained else None
+        return Backbone(stages, source_head, {"pooled": pooling()})
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights file; WeightsError where it is not usable."""
@@ -51,7 +61,7 @@ class GlyphNet(BackboneFamily[GlyphNetOptions]):
                 f"{WEIGHTS_SHA256[:16]}…; reinstall ftbench"
             )
         if self.options.weights:
-            _load(Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES)), self._path)
+            _load(_source_model(), self._path)
         return found
 
     @property
@@ -60,7 +70,7 @@ class GlyphNet(BackboneFamily[GlyphNetOptions]):
 
 
 def network() -> list[tuple[str, nn.Module]]:
-    """Return the five named stages with random weights; (N, 1, 32, 32) gives (N, 128)."""
+    """Return the five named stages with random weights; (N, 1, 32, 32) gives (N, 128, 2, 2)."""
     first, *wider = WIDTHS
     stages: list[tuple[str, nn.Module]] = [
         ("stem", nn.Sequential(*_convolution(1, first, stride=2))),
@@ -69,11 +79,18 @@ def network() -> list[tuple[str, nn.Module]]:
     width = first
     for index, wide in enumerate(wider, start=2):
         layers = [*_convolution(width, wide, stride=2), *_convolution(wide, wide)]
-        if wide == WIDTHS[-1]:
-            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         stages.append((f"block{index}", nn.Sequential(*layers)))
         width = wide
     return stages
+
+
+def pooling() -> nn.Module:
+    """Return the mean over places: (N, C, H, W) gives (N, C)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _source_model() -> Model:
+    return Model(network(), nn.Linear(WIDTHS[-1], SOURCE_CLASSES), pooling())
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

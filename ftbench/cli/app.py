@@ -91,6 +91,10 @@ def sweep(
     num_seeds: Annotated[int | None, typer.Option(min=1, help="The first N seeds.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps a run.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="predictions: keep each test row's, besides right or not and loss."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any spec key, say recipe.optimizer=sgd."),
@@ -122,6 +126,7 @@ def sweep(
         num_seeds=num_seeds,
         steps=steps,
         device=device,
+        keep=keep,
         settings=settings or [],
     )
     raise typer.Exit(

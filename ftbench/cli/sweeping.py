@@ -29,6 +29,7 @@ def overrides(
     num_seeds: int | None,
     steps: int | None,
     device: str | None,
+    keep: str | None,
     settings: Sequence[str],
 ) -> dict[str, Any]:
     """Return the spec keys that flags set; a flag wins over ``--set``."""
@@ -51,6 +52,7 @@ def overrides(
         "sizes": None if sizes is None else config.parse_sizes(sizes),
         "seeds": None if seeds is None else config.parse_seeds(seeds),
         "device": device,
+        "keep": keep,
     }
     values.update({name: value for name, value in flags.items() if value is not None})
     if num_seeds is not None:

@@ -13,6 +13,7 @@ from ftbench.columns import is_taken
 from ftbench.component import Component, Options
 from ftbench.errors import PluginError
 from ftbench.metric import METRIC_FIELDS, Metric
+from ftbench.offers import KINDS
 from ftbench.plugins.catalogue import name_problem
 from ftbench.strategy import Strategy
 from ftbench.task import ClassificationTask, Task
@@ -21,11 +22,13 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
     (Component, "version", str, "a string"),
     (Strategy, "pretrained", bool, "True or False"),
     (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
+    (Task, "needs", (tuple, list), "kinds of features in a tuple: ('pooled',)"),
+    (Task, "inputs", str, "'image', 'text' or 'image+text'"),
     (ClassificationTask, "classes", Integral, "the number of classes"),
 )
 _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
-    (Task, ("pool", "test", "fingerprint", "head", "loss", "score")),
-    (BackboneFamily, ("build", "fingerprint")),
+    (Task, ("pool", "test", "fingerprint", "head", "loss", "outcomes", "score")),
+    (BackboneFamily, ("build", "offers", "fingerprint")),
 )
 
 
@@ -84,6 +87,9 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
             yield from _unless_is(component, member, kind, expected)
     if issubclass(component, ClassificationTask) and getattr(component, "classes", 1) < 1:
         yield f"{called}.classes is {component.classes!r}; expected at least 1"
+    needs: Any = getattr(component, "needs", ())
+    if issubclass(component, Task) and isinstance(needs, tuple | list):
+        yield from _needs_problems(called, needs)
     options: Any = component.Options
     if not (isinstance(options, type) and issubclass(options, Options)):
         yield f"{called}.Options is {options!r}; expected a subclass of ftbench.Options"
@@ -92,6 +98,13 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
     yield from (f"{called}.{problem}" for problem in _method_problems(component, base))
     if issubclass(component, Task):
         yield from _metric_problems(component)
+
+
+def _needs_problems(called: str, needs: tuple[Any, ...] | list[Any]) -> Iterator[str]:
+    odd = [need for need in needs if need not in KINDS]
+    if odd or not needs:
+        found = repr(odd[0]) if odd else "nothing"
+        yield f"{called}.needs names {found}; expected one at least of {', '.join(KINDS)}"
 
 
 def _unless_is(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ftbench import environment, ops
+from ftbench.outcomes import Keep
 from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, labels_of, utc_now
 from ftbench.run.failures import failure
@@ -28,11 +29,13 @@ def run_one(
     on_step: OnStep | None = None,
     shares_device: bool = False,
     shares_process: bool = False,
+    keep: Keep = "outcomes",
 ) -> RunRecord:
     """Return the record of one run, whatever becomes of it; only an interrupt passes through.
 
     ``device`` is ``cpu`` or ``cuda:N``. ``shares_device`` and ``shares_process`` say whether other
-    runs are in progress there meanwhile. The global state of torch (generators, threads,
+    runs are in progress there meanwhile; ``keep`` says what of its results comes with the record,
+    in ``record.outcomes``. The global state of torch (generators, threads,
     deterministic mode) is as before afterwards.
     """
     started = time.perf_counter()
@@ -50,7 +53,7 @@ def run_one(
         record = replace(record, environment=_environment(spec, catalogue, device))
         with isolated_execution(spec, device):
             parts = make_parts(spec, catalogue, device)
-            result = carry_out(parts, deadline, on_step, shares_process=shares_process)
+            result = carry_out(parts, deadline, on_step, shares_process=shares_process, keep=keep)
         result["protocol"]["shared_device"] = shares_device
         record = replace(record, **result)
     # SystemExit too: a strategy must not end the sweep.
@@ -82,6 +85,7 @@ class RunWork:
     shares_device: bool
     shares_process: bool
     catalogue: Catalogue
+    keep: Keep = "outcomes"
 
     def __call__(self, run: RunSpec, on_step: OnStep) -> RunRecord:
         """Return the record of ``run``."""
@@ -93,4 +97,5 @@ class RunWork:
             on_step=on_step,
             shares_device=self.shares_device,
             shares_process=self.shares_process,
+            keep=self.keep,
         )

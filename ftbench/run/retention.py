@@ -52,7 +52,12 @@ def visible_source(
     require_examples(task, "source().samples", retention.task.samples, "subset")
     samples = retention.task.samples.subset(np.arange(len(retention.task.samples)))
     shared = {id(parameter): parameter for parameter in model.stages.parameters()}
-    return Source(samples.to(device), copy.deepcopy(retention.head, shared))
+    return Source(
+        samples.to(device),
+        copy.deepcopy(retention.head, shared),
+        loss=retention.task.loss,
+        draw=retention.task.draw,
+    )
 
 
 def source_accuracy(

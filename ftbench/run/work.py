@@ -15,15 +15,17 @@ from ftbench import rng, subsets
 from ftbench.answers import require
 from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
 from ftbench.errors import DivergedError, FtbenchError
-from ftbench.evaluate import checked_scores, evaluate
+from ftbench.evaluate import checked_scores, outcomes_of
 from ftbench.memory import PeakMemory
+from ftbench.offers import Offer
+from ftbench.outcomes import Keep, Outcomes, fingerprint, pack
 from ftbench.plugins import Catalogue
 from ftbench.recipe import Recipe
 from ftbench.records import RunSpec
 from ftbench.run.isolation import wait_for
 from ftbench.run.retention import Retention, find_retention, source_accuracy, visible_source
 from ftbench.strategy import Strategy
-from ftbench.task import ClassificationTask, Examples, Task, require_rows
+from ftbench.task import Examples, Task, pool_strata, require_offer, require_rows
 from ftbench.train import (
     Seconds,
     Stopwatch,
@@ -92,19 +94,22 @@ def carry_out(
     on_step: Callable[[int, int], None] | None,
     *,
     shares_process: bool = False,
+    keep: Keep = "outcomes",
 ) -> dict[str, Any]:
     """Return the fields of the record that a finished run fills in.
 
     ``deadline`` is a value of ``time.monotonic()``; ``on_step`` hears a step and their number.
+    ``keep`` says whether predictions are kept with the outcomes.
     """
     budget = draw_budget(parts)
+    offer = require_offer(parts.task, parts.family)
     backbone = _build_backbone(parts)
-    model = _build_model(parts, backbone)
+    model = _build_model(parts, backbone, offer)
     retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
-    _check_features(parts, model, backbone.features, retention, budget)
+    _check_features(parts, model, offer, retention, budget)
     before = source_accuracy(parts.task, retention, model, parts.device)
     costs = _fine_tune(parts, model, budget, retention, deadline, on_step)
-    results, test_rows = _scores(parts, model)
+    results, outcomes, test_rows = _scores(parts, model, keep)
     if before is not None:
         after = source_accuracy(parts.task, retention, model, parts.device)
         assert after is not None  # as before training
@@ -113,7 +118,11 @@ def carry_out(
     return {
         "scores": results,
         "costs": _costs(costs, model, shares_process=shares_process),
-        "protocol": _protocol(parts, budget, costs.log, test_rows, retention),
+        "protocol": {
+            **_protocol(parts, budget, costs.log, test_rows, retention),
+            "outcomes_fingerprint": fingerprint(outcomes),
+        },
+        "outcomes": pack(outcomes),
         "metrics": [dataclasses.asdict(metric) for metric in parts.task.metrics],
     }
 
@@ -122,19 +131,20 @@ def draw_budget(parts: Parts) -> Budget:
     """Return the rows of the run's budget on its device, validation apart where it needs some."""
     pool = require_rows(parts.task, "pool()", parts.task.pool(), "subset")
     size, seed = parts.spec.size, parts.spec.seed
-    rows = subsets.draw(pool.strata, size, seed)
+    strata = pool_strata(parts.task)
+    rows = subsets.draw(strata, size, seed)
     chosen = pool.subset(rows)
     training, validation = chosen, None
     if parts.recipe.patience is not None:
         share = parts.recipe.validation_share
-        kept, held = subsets.split_validation(chosen.strata, share, seed)
+        kept, held = subsets.split_validation(strata[rows], share, seed)
         training, validation = chosen.subset(kept), chosen.subset(held).to(parts.device)
     return Budget(
         training=training.to(parts.device),
         validation=validation,
         fingerprint=subsets.fingerprint(rows),
         pool_rows=len(pool),
-        overlap=subsets.expected_overlap(pool.strata, size),
+        overlap=subsets.expected_overlap(strata, size),
     )
 
 
@@ -144,17 +154,19 @@ def _build_backbone(parts: Parts) -> Backbone:
     return check_declared(parts.family.name, built)
 
 
-def _build_model(parts: Parts, backbone: Backbone) -> Model:
-    head = parts.task.head(
-        backbone.features, dropout=parts.recipe.head_dropout, seed=parts.spec.seed
+def _build_model(parts: Parts, backbone: Backbone, offer: Offer) -> Model:
+    made = parts.task.head(offer, seed=parts.spec.seed)
+    head = require(
+        made, nn.Module, f"task '{parts.task.name}': head() returned", "a torch.nn.Module"
     )
-    what = f"task '{parts.task.name}': head() returned"
-    module = require(head, nn.Module, what, "a torch.nn.Module")
-    return Model(backbone.stages, module).to(parts.device)
+    if parts.recipe.head_dropout:
+        head = nn.Sequential(nn.Dropout(parts.recipe.head_dropout), head)
+    readout = backbone.readouts.get(offer.kind)
+    return Model(backbone.stages, head, readout, width=offer.width).to(parts.device)
 
 
 def _check_features(
-    parts: Parts, model: Model, width: int, retention: Retention | None, budget: Budget
+    parts: Parts, model: Model, offer: Offer, retention: Retention | None, budget: Budget
 ) -> None:
     """Refuse a backbone whose features no head can take, before anything trains."""
     # Two rows always: a stage may squeeze the rows of one away.
@@ -163,9 +175,8 @@ def _check_features(
         check_features(
             parts.family.name,
             model,
-            width,
+            offer,
             budget.training.batch(rows).inputs,
-            any_kind=getattr(type(parts.task), "head", None) is not ClassificationTask.head,
             source_head=retention.head if retention is not None else None,
         )
 
@@ -207,11 +218,13 @@ def _fine_tune(
     return Costs(log, prepare + log.loop + watch.read(), peak.peak_bytes())
 
 
-def _scores(parts: Parts, model: Model) -> tuple[dict[str, float], int]:
-    """Return the scores on the test set and its number of rows: the one look at it."""
+def _scores(parts: Parts, model: Model, keep: Keep) -> tuple[dict[str, float], Outcomes, int]:
+    """Return the scores on the test set, the kept outcomes, and its rows: the one look at it."""
     test = require_rows(parts.task, "test()", parts.task.test(), "to").to(parts.device)
-    scored = evaluate(model, test, parts.task.score)
-    return checked_scores(parts.task, scored), len(test)
+    predicted = keep == "predictions"
+    outcomes, kept = outcomes_of(parts.task, model, test, predicted=predicted)
+    scored = checked_scores(parts.task, parts.task.score(outcomes))
+    return scored, {name: values.cpu().numpy() for name, values in kept.items()}, len(test)
 
 
 def _refuse_nonfinite(results: dict[str, float]) -> None:

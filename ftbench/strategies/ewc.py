@@ -54,6 +54,8 @@ class EWC(Strategy[EWCOptions]):
             batch.inputs,
             parameters=[names[parameter] for parameter in shared],
             labels=batch.targets if self.options.fisher == "empirical" else None,
+            loss=source.loss,
+            draw=source.draw,
         )
         self._penalty = QuadraticPenalty(
             shared,

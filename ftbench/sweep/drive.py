@@ -93,6 +93,7 @@ class _Drive:
             shares_device=executor.shares_device,
             shares_process=executor.shares_process,
             catalogue=self.catalogue,
+            keep=spec.keep,
         )
         self.progress.planned(plan)
         try:

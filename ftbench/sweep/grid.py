@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from ftbench import subsets
@@ -11,7 +12,7 @@ from ftbench.errors import SpecError
 from ftbench.plugins import Catalogue, Part, Resolved
 from ftbench.records import RunSpec, identity_key
 from ftbench.strategy import Strategy
-from ftbench.task import Task, pool_strata, require_rows
+from ftbench.task import Task, pool_strata, require_offer, require_rows
 
 
 def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
@@ -23,6 +24,9 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     tasks = _tasks(spec, catalogue)
     backbones = _backbones(spec, catalogue)
     strategies = _strategies(spec, catalogue)
+    check_pairs(tasks, backbones, catalogue)
+    if spec.keep == "predictions":
+        _check_predictions(tasks)
     sizes = {task.identity.label: _sizes(spec, task.component, catalogue) for task in tasks}
     recipe = spec.recipe.model_dump(mode="json")
     return [
@@ -59,6 +63,48 @@ def _strategies(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[Strategy
     return _different(spec.strategies, found)
 
 
+def check_pairs(
+    tasks: Sequence[Resolved[Task]],
+    backbones: Sequence[Resolved[BackboneFamily]],
+    catalogue: Catalogue,
+) -> None:
+    """Raise SpecError for a task and a backbone that do not fit, naming what would fit each."""
+    for task in tasks:
+        for backbone in backbones:
+            with catalogue.naming("backbone", backbone.component.name):
+                try:
+                    require_offer(task.component, backbone.component)
+                except SpecError as error:
+                    hint = _fitting(task.component, backbone.component, catalogue)
+                    raise SpecError(f"{error}{hint}") from error
+
+
+def _fitting(task: Task, family: BackboneFamily, catalogue: Catalogue) -> str:
+    """Return the installed backbones that fit the task, and the tasks that fit the backbone."""
+    families, tasks = [], []
+    for name in catalogue.names("backbone"):
+        # One that needs options, or is broken, is no advice.
+        with contextlib.suppress(Exception):
+            require_offer(task, catalogue.build("backbone", name, {}))
+            families.append(name)
+    for name in catalogue.names("task"):
+        with contextlib.suppress(Exception):
+            require_offer(catalogue.build("task", name, {}), family)
+            tasks.append(name)
+    return (
+        f"; backbones that fit '{task.name}': {', '.join(families) or 'none installed'}; "
+        f"tasks that fit '{family.name}': {', '.join(tasks) or 'none installed'}"
+    )
+
+
+def _check_predictions(tasks: Sequence[Resolved[Task]]) -> None:
+    for task in tasks:
+        if type(task.component).predictions is Task.predictions:
+            raise SpecError(
+                f"task '{task.component.name}' has no predictions() to keep; set keep to outcomes"
+            )
+
+
 def _different(
     texts: Sequence[str], resolved: Iterable[list[Resolved[Part]]]
 ) -> list[Resolved[Part]]:
@@ -91,7 +137,7 @@ def _sizes(spec: SweepSpec, task: Task, catalogue: Catalogue) -> list[int]:
     return sizes
 
 
-def _check_size(spec: SweepSpec, strata: subsets.Rows, size: int) -> None:
+def _check_size(spec: SweepSpec, strata: subsets.Strata, size: int) -> None:
     subsets.check_size(strata, size)
     if spec.recipe.patience is not None:
         # Every seed's subset holds each class, so what one has room for, all have.

@@ -14,7 +14,7 @@ from ftbench.tasks.digits import Digits
 
 SHAPES = {
     "stem": (16, 16, 16), "block1": (16, 16, 16), "block2": (32, 8, 8), "block3": (64, 4, 4),
-    "block4": (128,),
+    "block4": (128, 2, 2),
 }  # fmt: skip
 # Convolutions of 3×3, and a scale and a shift for each of their outputs.
 CONVOLUTIONS = ((1, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
@@ -37,7 +37,11 @@ def test_five_stages_in_order_end_in_128_features(shipped):
         x = stage.eval()(x)
         assert x.shape[1:] == SHAPES[name]
     assert [name for name, _ in shipped.stages] == list(SHAPES)
-    assert shipped.features == x.shape[1] == 128
+    assert GlyphNet().offers() == (
+        ftbench.Offer("pooled", (128,)),
+        ftbench.Offer("maps", (128,), strides=(32 // x.shape[2],)),
+    )
+    assert shipped.readouts["pooled"](x).shape == (2, 128)
     assert sum(p.numel() for _, s in shipped.stages for p in s.parameters()) == PARAMETERS
 
 
@@ -199,4 +203,4 @@ def test_weights_of_ones_own_have_a_fingerprint_and_a_key_of_their_own(tmp_path)
     save_file(tensors, path)
     family = ftbench.load_catalogue().build("backbone", "glyphnet", {"weights": str(path)})
     assert family.fingerprint() == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert torch.equal(family.build(pretrained=True).source_head.bias, tensors["head.bias"])
+    assert torch.equal(family.build(pretrained=True).source_head[-1].bias, tensors["head.bias"])

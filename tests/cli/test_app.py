@@ -230,5 +230,6 @@ def test_overrides_refuse_what_flags_contradict():
             num_seeds=1,
             steps=None,
             device=None,
+            keep=None,
             settings=(),
         )

@@ -1,5 +1,7 @@
 import tomllib
 
+from tests.support import files_in
+
 
 def test_status_counts_runs_per_status_and_attempts(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep(strategies="raises,full,diverges", seeds="0,1")
@@ -70,9 +72,9 @@ def test_status_runs_and_writes_nothing(tiny_sweep, ftbench_command, tmp_path):
     tiny_sweep()
     with open(tmp_path / "out" / "runs.jsonl", "a") as file:
         file.write('{"torn')
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {path: path.read_bytes() for path in files_in(tmp_path / "out")}
     assert ftbench_command("status", tmp_path / "out").code == 0
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path: path.read_bytes() for path in files_in(tmp_path / "out")} == before
 
 
 def test_a_directory_without_results_is_refused(ftbench_command, tmp_path):

@@ -8,7 +8,7 @@ from ftbench import sweep as sweeps
 from ftbench.cli import sweeping
 from ftbench.run import one
 from ftbench.store import read_records
-from tests.support import run_record, run_spec
+from tests.support import files_in, run_record, run_spec
 
 
 def test_a_sweep_prints_progress_then_the_table_then_where_the_results_are(tiny_sweep, tmp_path):
@@ -112,7 +112,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_sweep, tmp_path):
 
 def test_a_dry_run_counts_what_is_done_and_says_why_the_rest_is_not(tiny_sweep, tmp_path):
     tiny_sweep(seeds="0,1")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {path: path.read_bytes() for path in files_in(tmp_path / "out")}
     outcome = tiny_sweep("--dry-run", seeds="0,1,2")
     assert "3 runs, 2 already done, 1 to run" in outcome.out
     assert "1 × seed: 2 is new" in outcome.out
@@ -120,7 +120,7 @@ def test_a_dry_run_counts_what_is_done_and_says_why_the_rest_is_not(tiny_sweep, 
     changed = tiny_sweep("--dry-run", "--steps", "5", seeds="0,1")
     assert "2 runs, 0 already done, 2 to run" in changed.out
     assert "2 × recipe.steps: 4 → 5" in changed.out
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path: path.read_bytes() for path in files_in(tmp_path / "out")} == before
 
 
 def test_a_dry_run_of_nothing_needs_no_estimate(tiny_sweep):

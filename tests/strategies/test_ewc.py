@@ -14,7 +14,7 @@ from ftbench.train.optimizer import build_optimizer
 def source(tiny):
     """The tiny source task as a strategy sees it, and a model with a new head."""
     backbone = tiny.backbone().build(pretrained=True)
-    model = ftbench.Model(backbone.stages, tiny.task().head(8, dropout=0.0, seed=0))
+    model = ftbench.Model(backbone.stages, tiny.task().head(ftbench.Offer("pooled", (8,)), seed=0))
     return model, ftbench.Source(tiny.task().source().samples, backbone.source_head)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ftbench import ops
+from ftbench.errors import FtbenchError
 from ftbench.recipe import Recipe
 from ftbench.train.mixing import BatchMixer
 
@@ -55,3 +56,15 @@ def test_strided_batches_are_mixed_into_dense_memory(channels):
     images = torch.randn(4, channels, 8, 16)[..., ::2]
     mixed, plan = BatchMixer(RECIPE, seed=0)(images, 0)
     assert torch.equal(mixed, ops.mix(images, plan))
+
+
+def test_every_image_of_a_dict_is_mixed_by_one_plan():
+    batch = {"left": torch.randn(4, 3, 8, 8), "right": torch.randn(4, 1, 8, 8)}
+    mixer = BatchMixer(RECIPE, seed=0)
+    mixed, plan = mixer(batch, 0)
+    for name, images in batch.items():
+        assert torch.equal(mixed[name], ops.mix(images, plan))
+    with pytest.raises(FtbenchError, match=r"need images .*; 'ids' of its inputs is none"):
+        mixer({**batch, "ids": torch.ones(4, 7)}, 0)
+    with pytest.raises(FtbenchError, match=r"need images of one size, not \[\(8, 8\), \(9, 8\)\]"):
+        mixer({**batch, "wide": torch.ones(4, 1, 9, 8)}, 0)

@@ -239,7 +239,7 @@ def tied_net(tiny):
                 stages = [*backbone.stages[:2], ("flat", nn.Flatten()), *blocks_of(backbone)]
                 head = nn.Linear(8, 8)
             head.weight = stages[3][1][1].weight
-            return ftbench.Backbone(stages, 8, head if pretrained else None)
+            return ftbench.Backbone(stages, head if pretrained else None)
 
     def blocks_of(backbone):
         first = nn.Sequential(backbone.stages[2][1], nn.Linear(8, 8), nn.Tanh())

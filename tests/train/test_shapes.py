@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -35,7 +34,10 @@ def net(tiny, stages, features=8, head=None):
         def build(self, *, pretrained):
             torch.manual_seed(0)
             source_head = nn.Linear(8, 4) if head is None and pretrained else head
-            return ftbench.Backbone(stages(), features, source_head)
+            return ftbench.Backbone(stages(), source_head)
+
+        def offers(self):
+            return (ftbench.Offer("pooled", (features,)),)
 
         def fingerprint(self):
             return "fixed"
@@ -53,26 +55,31 @@ class Trained(ftbench.Strategy):
 WRONG = {
     "maps": (
         lambda: stages_ending_in(), 8,
-        r"the last stage 'end' returns a tensor of shape \(N, 4, 4, 4\), expected a tensor of "
-        r"shape \(N, 8\), as features=8 declares: end it with a pooling, nn.AdaptiveAvgPool2d\(1\)"
-        r" and nn.Flatten\(\)",
+        r"its pooled features, after the last stage 'end', are a tensor of shape \(N, 4, 4, 4\), "
+        r"expected a tensor of shape \(N, 8\), as offers\(\) declares: give it a readout: "
+        r"nn.AdaptiveAvgPool2d\(1\) and nn.Flatten\(\) for maps",
     ),
     "maps whose width fits a linear head": (
-        lambda: stages_ending_in(), 4, r"'end' returns a tensor of shape \(N, 4, 4, 4\), expected",
+        lambda: stages_ending_in(), 4, r"'end', are a tensor of shape \(N, 4, 4, 4\), expected",
     ),
     "tokens": (
-        lambda: stages_ending_in(nn.Flatten(2)), 16, r"\(N, 4, 16\), .*or a mean over tokens",
+        lambda: stages_ending_in(nn.Flatten(2)), 16, r"\(N, 4, 16\), .*a mean for tokens",
     ),
     "another width": (
-        lambda: stages_ending_in(*pooled(6)), 8, r"\(N, 6\), .*: declare features=6, or end the",
+        lambda: stages_ending_in(*pooled(6)), 8, r"\(N, 6\), .*: offer widths=\(6,\), or end the",
     ),
     "a tuple": (
         lambda: stages_ending_in(*pooled(8), Returns(lambda x: (x, x))), 8,
-        r"'end' returns a tuple, expected a tensor of shape \(N, 8\).*: return the features alone",
+        r"stage 'end' returns a tuple, expected a tensor or a flat dict of tensors, rows first: "
+        r"return the features alone",
     ),
     "a dict": (
         lambda: stages_ending_in(*pooled(8), Returns(lambda x: {"features": x})), 8,
-        r"'end' returns a dict, expected",
+        r"'end', are a dict, expected a tensor of shape \(N, 8\).*: return the features alone",
+    ),
+    "a nested dict": (
+        lambda: stages_ending_in(*pooled(8), Returns(lambda x: {"a": {"b": x}})), 8,
+        r"stage 'end' returns a dict, expected .*: 'a' is a dict; name each tensor, nest none",
     ),
     "none": (
         lambda: stages_ending_in(*pooled(8), Returns(lambda x: None)), 8, r"'end' returns a None",
@@ -90,16 +97,13 @@ WRONG = {
     ),
     "a tuple within": (
         lambda: [("stem", Returns(lambda x: (x, x))), *stages_ending_in(*pooled(8))[1:]], 8,
-        r"stage 'end' cannot take what stage 'stem' returns, a tuple: TypeError",
+        r"stage 'stem' returns a tuple, expected a tensor or a flat dict",
     ),
     "another number of channels": (
         lambda: [("stem", nn.Conv2d(3, 4, 1)), *stages_ending_in(*pooled(8))[1:]], 8,
         r"stage 'stem' cannot take the task's inputs, a tensor of shape \(N, 1, 8, 8\): RuntimeErr",
     ),
     "no stage": (list, 8, r"has no stages; build\(\) must return at least one"),
-    "width 0": (lambda: stages_ending_in(*pooled(8)), 0, r"declares features=0; expected the wid"),
-    "width a float": (lambda: stages_ending_in(*pooled(8)), 8.0, r"declares features=8\.0; expec"),
-    "width none": (lambda: stages_ending_in(*pooled(8)), None, r"declares features=None; expecte"),
 }  # fmt: skip
 
 
@@ -115,33 +119,50 @@ def test_a_backbone_that_gives_something_else_is_named_before_anything_trains(
     assert re.search(message, record.message), record.message
 
 
-@pytest.mark.parametrize("features", [8, np.int64(8)])
-def test_a_backbone_that_gives_what_it_declares_runs(tiny, tiny_run, features):
-    backbone = net(tiny, lambda: stages_ending_in(*pooled(8)), features)
+def test_a_backbone_that_gives_what_it_declares_runs(tiny, tiny_run):
+    backbone = net(tiny, lambda: stages_ending_in(*pooled(8)))
     assert tiny_run("full", backbone=backbone).status == "ok"
     squeezing = (nn.AdaptiveAvgPool2d(1), Returns(torch.squeeze), nn.Linear(4, 8))
-    backbone = net(tiny, lambda: stages_ending_in(*squeezing), features)
+    backbone = net(tiny, lambda: stages_ending_in(*squeezing))
     assert tiny_run("full", backbone=backbone).status == "ok"
 
 
-def test_a_task_whose_own_head_takes_maps_keeps_its_backbone(tiny, tiny_run):
-    class OfMaps(tiny.Task):
-        def source(self):
-            return None
+def maps_net(tiny, width=4, readouts=None):
+    class Maps(net(tiny, lambda: stages_ending_in())):
+        source = None
 
-        def head(self, features, *, dropout, seed):
+        def build(self, *, pretrained):
+            return ftbench.Backbone(stages_ending_in(), readouts=readouts or {})
+
+        def offers(self):
+            return (ftbench.Offer("maps", (width,), strides=(2,)), ftbench.Offer("pooled", (4,)))
+
+    return Maps
+
+
+def test_a_task_takes_the_first_kind_that_it_needs_and_the_backbone_offers(tiny, tiny_run):
+    seen = []
+
+    class OfMaps(tiny.Task):
+        needs = ("tokens", "maps", "pooled")
+
+        def head(self, offer, *, seed):
+            seen.append(offer)
             return nn.Sequential(*pooled(3))
 
-    class OfTokens(OfMaps):
-        def head(self, features, *, dropout, seed):
-            return nn.Linear(99, 3)
+    assert tiny_run("full", task=OfMaps, backbone=maps_net(tiny)).status == "ok"
+    assert seen == [ftbench.Offer("maps", (4,), strides=(2,))]
+    wrong = tiny_run("full", task=OfMaps, backbone=maps_net(tiny, width=5))
+    assert re.search(r"its maps features.*expected a tensor of shape \(N, 5, H, W\)", wrong.message)
 
-    maps = net(tiny, lambda: stages_ending_in())
-    assert tiny_run("full", task=OfMaps, backbone=maps).status == "ok"
-    assert (
-        "returns a tensor of shape (N, 4, 4, 4)"
-        in tiny_run("full", task=OfTokens, backbone=maps).message
-    )
+
+def test_a_readout_makes_a_kind_of_what_the_last_stage_returns(tiny, tiny_run):
+    readouts = {"pooled": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}
+    assert tiny_run("full", backbone=maps_net(tiny, readouts=readouts)).status == "ok"
+    assert "give it a readout" in tiny_run("full", backbone=maps_net(tiny)).message
+    parametric = {"pooled": nn.Sequential(*readouts["pooled"], nn.Linear(4, 4))}
+    message = tiny_run("full", backbone=maps_net(tiny, readouts=parametric)).message
+    assert "the readout of pooled has parameters, which would not train" in message
 
 
 def test_a_source_head_of_another_width_is_named(tiny, tiny_run):
@@ -177,12 +198,16 @@ def test_the_look_leaves_no_trace(tiny_model):
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     draws = torch.get_rng_state()
-    check_features("tiny-net", model, 8, torch.ones(2, 1, 8, 8), any_kind=False)
+    offer = ftbench.Offer("pooled", (8,))
+    check_features("tiny-net", model, offer, torch.ones(2, 1, 8, 8))
     assert modes == [module.training for module in model.modules()]
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
     assert torch.equal(draws, torch.get_rng_state())
 
 
-def test_a_bool_is_no_width():
-    with pytest.raises(ftbench.FtbenchError, match=r"'x' declares features=True"):
-        check_declared("x", ftbench.Backbone([("only", nn.Flatten())], True))
+def test_readouts_are_modules_by_kind():
+    stages = [("only", nn.Flatten())]
+    with pytest.raises(ftbench.FtbenchError, match=r"'x': readouts is a list; expected a dict"):
+        check_declared("x", ftbench.Backbone(stages, readouts=[nn.Flatten()]))
+    with pytest.raises(ftbench.FtbenchError, match=r"the readout of maps is 3; expected a torch"):
+        check_declared("x", ftbench.Backbone(stages, readouts={"maps": 3}))

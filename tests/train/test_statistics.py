@@ -397,7 +397,7 @@ def net_with(tiny, make):
         def build(self, *, pretrained):
             head = nn.Linear(8, 4) if pretrained else None
             with rng.isolated("net"):
-                return ftbench.Backbone(stages_with(make), 8, head)
+                return ftbench.Backbone(stages_with(make), head)
 
         def fingerprint(self):
             return "fixed"
