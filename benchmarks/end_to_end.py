@@ -40,7 +40,7 @@ _LEAST_TURNS = 6  # for an interval of 95 %
 _RUNS: Mapping[str, dict[str, Any]] = {
     "l2sp": {},
     "ewc": {},
-    "full": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    "full": {"mixing": "mixup-or-cutmix"},
 }
 
 Seconds = Mapping[str, float]

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ftbench.hookspecs import hookimpl
     from ftbench.metric import Metric
     from ftbench.offers import Offer
-    from ftbench.ops import QuadraticPenalty
+    from ftbench.ops import MixPlan, QuadraticPenalty
     from ftbench.plugins import load_catalogue
     from ftbench.recipe import Recipe
+    from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
     from ftbench.records import RunRecord, RunSpec
     from ftbench.results import load_outcomes, load_results
     from ftbench.strategy import Strategy, StrategyOptions
@@ -47,9 +48,10 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "metric": ("Metric",),
     "offers": ("Offer",),
-    "ops": ("QuadraticPenalty",),
+    "ops": ("MixPlan", "QuadraticPenalty"),
     "plugins": ("load_catalogue",),
     "recipe": ("Recipe",),
+    "recipe_parts": ("Augmentation", "Head", "Mixing", "Optimizer", "Schedule"),
     "records": ("RunRecord", "RunSpec"),
     "results": ("load_outcomes", "load_results"),
     "strategy": ("Strategy", "StrategyOptions"),
@@ -68,6 +70,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Augmentation",
     "Backbone",
     "BackboneFamily",
     "Batch",
@@ -75,14 +78,19 @@ __all__ = [
     "Examples",
     "Format",
     "FtbenchError",
+    "Head",
     "Metric",
+    "MixPlan",
+    "Mixing",
     "Model",
     "Offer",
+    "Optimizer",
     "Options",
     "QuadraticPenalty",
     "Recipe",
     "RunRecord",
     "RunSpec",
+    "Schedule",
     "Source",
     "SourceTask",
     "Stage",

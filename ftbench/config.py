@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ftbench.component import split_references
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.outcomes import Keep
-from ftbench.recipe import Recipe, Settings, where_of
+from ftbench.recipe import MOVED, Recipe, Settings, where_of
 
 
 class SweepSpec(Settings):
@@ -58,7 +58,8 @@ class SweepSpec(Settings):
         if "recipe" not in values:
             return values
         if isinstance(values["recipe"], Mapping):
-            _refuse_unknown(values["recipe"], Recipe.model_fields, where, "recipe.")
+            known = [name for name in values["recipe"] if name not in MOVED]
+            _refuse_unknown(known, Recipe.model_fields, where, "recipe.")
         # Here, so that what is wrong is named recipe.KEY.
         context = {"where": where, "prefix": "recipe"}
         return {**values, "recipe": Recipe.model_validate(values["recipe"], context=context)}
@@ -169,11 +170,11 @@ def _merged_recipe(base: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _refuse_unknown(
-    values: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = ""
+    values: Iterable[str], known: Mapping[str, Any], where: str, prefix: str = ""
 ) -> None:
     for name in values:
         if name not in known:
-            elsewhere = not prefix and name in Recipe.model_fields
+            elsewhere = not prefix and name in (*Recipe.model_fields, *MOVED)
             near = [f"recipe.{name}"] if elsewhere else [prefix + key for key in known]
             hint = did_you_mean(prefix + name, near)
             raise SpecError(

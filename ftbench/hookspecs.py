@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from ftbench.backbone import BackboneFamily
     from ftbench.format import Format
+    from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
     from ftbench.records import RunRecord, RunSpec
     from ftbench.strategy import Strategy
     from ftbench.task import Task
@@ -32,6 +33,31 @@ def ftbench_tasks() -> Iterable[type[Task]]:  # type: ignore[empty-body]
 @hookspec
 def ftbench_backbones() -> Iterable[type[BackboneFamily]]:  # type: ignore[empty-body]
     """Return backbone families."""
+
+
+@hookspec
+def ftbench_optimizers() -> Iterable[type[Optimizer]]:  # type: ignore[empty-body]
+    """Return optimizers."""
+
+
+@hookspec
+def ftbench_schedules() -> Iterable[type[Schedule]]:  # type: ignore[empty-body]
+    """Return learning-rate schedules."""
+
+
+@hookspec
+def ftbench_augmentations() -> Iterable[type[Augmentation]]:  # type: ignore[empty-body]
+    """Return augmentations."""
+
+
+@hookspec
+def ftbench_mixings() -> Iterable[type[Mixing]]:  # type: ignore[empty-body]
+    """Return ways to mix a batch."""
+
+
+@hookspec
+def ftbench_heads() -> Iterable[type[Head]]:  # type: ignore[empty-body]
+    """Return heads."""
 
 
 @hookspec

@@ -20,6 +20,8 @@ from ftbench.backbone import Model
 from ftbench.backbones import glyphnet
 from ftbench.evaluate import evaluate
 from ftbench.offers import Offer
+from ftbench.plugins import load_catalogue
+from ftbench.plugins.recipe import make_recipe
 from ftbench.recipe import Recipe
 from ftbench.strategies.scratch import Scratch
 from ftbench.tasks.letters import Letters
@@ -29,8 +31,7 @@ RECIPE = Recipe(
     optimizer="adamw",
     learning_rate=4e-3,
     head_rate_factor=1.0,
-    schedule="cosine",
-    warmup=0.3,
+    schedule="cosine(warmup=0.3)",
     epochs=6,
     batch_size=128,
 )
@@ -48,6 +49,7 @@ def pretrain(seed: int, recipe: Recipe = RECIPE) -> tuple[Model, float]:
         letters.pool(),
         strategy=Scratch(),
         recipe=recipe,
+        made=make_recipe(recipe, load_catalogue()),
         loss=letters.loss,
         seed=seed,
         on_step=_print_step,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -46,20 +47,37 @@ def where_of(info: ValidationInfo, otherwise: str) -> str:
     return str((info.context or {}).get("where", otherwise))
 
 
-class Recipe(Settings):
-    """Optimizer, schedule, length, batch, regularisation, mixing and early stopping of a run."""
+RecipePart = Literal["optimizer", "schedule", "augmentation", "mixing", "head"]
+PARTS: tuple[RecipePart, ...] = get_args(RecipePart)
+"""What of a recipe is written ``name(option=value)``; a list there is a grid."""
 
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum")
+MOVED = {
+    "momentum": 'optimizer = "sgd(momentum={})"',
+    "warmup": 'schedule = "cosine(warmup={})"',
+    "head_dropout": 'head = "plain(dropout={})"',
+    "mixup_alpha": 'mixing = "mixup(alpha={})"',
+    "cutmix_alpha": 'mixing = "cutmix(alpha={})"',
+    "mix_probability": 'mixing = "mixup(probability={})"',
+    "mix_switch_probability": 'mixing = "mixup-or-cutmix(switch={})"',
+}
+"""Keys of earlier versions, and how the same is written now."""
+
+
+class Recipe(Settings):
+    """Optimizer, schedule, length, batch, regularisation, mixing and early stopping of a run.
+
+    The five parts are references as text; a sweep over several of them is a grid.
+    """
+
+    optimizer: str = Field("adamw", description="what takes the steps, say sgd(momentum=0.9)")
     learning_rate: float = Field(3e-4, gt=0, description="of the backbone's stages, at its peak")
     head_rate_factor: float = Field(3.0, gt=0, description="the head's rate over the backbone's")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum; read by sgd alone")
     weight_decay: float = Field(
         1e-2, ge=0, description="decoupled for adamw; never on biases and normalisation parameters"
     )
-    schedule: Literal["constant", "cosine", "linear"] = Field(
-        "cosine", description="constant, or cosine or linear decay to zero"
+    schedule: str = Field(
+        "cosine", description="the learning rate over time, say linear(warmup=0.1)"
     )
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps that warm up linearly")
     steps: int | None = Field(150, gt=0, description="optimizer steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the training rows")
     batch_size: int = Field(64, gt=0, description="rows a step; all of them where there are fewer")
@@ -67,17 +85,13 @@ class Recipe(Settings):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label spread evenly over the classes"
     )
-    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the head")
+    head: str = Field("plain", description="what is put on the features, say plain(dropout=0.2)")
     norm_statistics: Literal["frozen", "update"] = Field(
         "frozen",
         description="running statistics of a pre-trained backbone, of every norm that has some",
     )
-    mixup_alpha: float = Field(0.0, ge=0, description="Beta(α, α) of mixup; 0 turns it off")
-    cutmix_alpha: float = Field(0.0, ge=0, description="Beta(α, α) of CutMix; 0 turns it off")
-    mix_probability: float = Field(1.0, ge=0, le=1, description="share of batches that are mixed")
-    mix_switch_probability: float = Field(
-        0.5, ge=0, le=1, description="share of CutMix among mixed batches where both are on"
-    )
+    augmentation: str = Field("none", description="other views of the rows, say crop-flip")
+    mixing: str = Field("none", description="of a batch's rows, say mixup(alpha=0.2) or cutmix")
     patience: int | None = Field(
         None, gt=0, description="validations without a better loss before stopping; none: off"
     )
@@ -85,6 +99,24 @@ class Recipe(Settings):
     validation_share: float = Field(
         0.2, gt=0, lt=1, description="share of the label budget held back where patience is set"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_where_it_moved(cls, values: Any, info: ValidationInfo) -> Any:
+        for name in MOVED.keys() & values.keys() if isinstance(values, Mapping) else ():
+            where = where_of(info, cls.__name__)
+            now = MOVED[name].format(values[name])
+            raise SpecError(f"{where}: the key 'recipe.{name}' is part of another now: {now}")
+        return values
+
+    @field_validator(*PARTS, mode="before")
+    @classmethod
+    def _references(cls, value: Any) -> Any:
+        if value is None:  # as `--set recipe.mixing=none` clears it
+            return "none"
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return ", ".join(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -100,10 +132,10 @@ class Recipe(Settings):
             raise ValueError("give either steps or epochs, and set the other to none")
         return epochs
 
-    @property
-    def mixes(self) -> bool:
-        """Whether any batch may be mixed."""
-        return self.mix_probability > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0)
+    def settings(self) -> dict[str, Any]:
+        """Return everything but the parts, as JSON values."""
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in PARTS}
 
     def total_steps(self, rows: int) -> int:
         """Return the optimizer steps of a run that trains on ``rows`` rows."""

@@ -55,11 +55,12 @@ class RunSpec:
     task: ComponentId
     backbone: ComponentId
     strategy: ComponentId
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, Any]  # its settings
     size: int  # labels in all, those held back for validation included
     seed: int
     threads: int = 1
     deterministic: bool = False
+    parts: Mapping[str, ComponentId] = field(default_factory=dict)  # of the recipe, by kind
 
     def identity(self) -> dict[str, Any]:
         """Return, as plain JSON values, everything that can change this run's scores."""
@@ -68,7 +69,10 @@ class RunSpec:
             "task": self.task.identity(),
             "backbone": self.backbone.identity(),
             "strategy": self.strategy.identity(),
-            "recipe": dict(self.recipe),
+            "recipe": {
+                **self.recipe,
+                **{kind: part.identity() for kind, part in self.parts.items()},
+            },
             "size": self.size,
             "seed": self.seed,
             "threads": self.threads,
@@ -230,18 +234,19 @@ def utc_now() -> str:
 def describe_run(
     labels: Mapping[str, str], size: int, seed: int, parts: Collection[str] = ()
 ) -> str:
-    """Return a run's short name; ``parts`` says whether task and backbone are in it."""
+    """Return a run's short name; ``parts`` says which of task, backbone and recipe are in it."""
     words = {"task": " on ", "backbone": " from "}
-    where = "".join(f"{word}{labels[part]}" for part, word in words.items() if part in parts)
+    where = "".join(f"{words.get(part, ' with ')}{labels.get(part, '')}" for part in parts)
     return f"{labels['strategy']}{where} at size {size}, seed {seed}"
 
 
 def labels_of(spec: RunSpec) -> dict[str, str]:
-    """Return the display names of a run's three components."""
+    """Return the display names of a run's components, its recipe's parts among them."""
     return {
         "task": spec.task.label,
         "backbone": spec.backbone.label,
         "strategy": spec.strategy.label,
+        **{kind: part.label for kind, part in spec.parts.items()},
     }
 
 

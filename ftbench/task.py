@@ -235,13 +235,7 @@ class ClassificationTask(Task[OptionsT]):
 
     def head(self, offer: Offer, *, seed: int) -> nn.Module:
         """Return a linear layer on (N, F), drawn U(±1/√F) from ``seed`` alone."""
-        linear = nn.Linear(offer.width, self.classes)
-        bound = offer.width**-0.5
-        with torch.no_grad():
-            for name, parameter in linear.named_parameters():
-                drawn = rng.uniforms(parameter.numel(), seed, "head", name) * 2 * bound - bound
-                parameter.copy_(torch.from_numpy(drawn).view_as(parameter))
-        return linear
+        return seeded_linear(offer.width, self.classes, seed, "head")
 
     def loss(
         self, outputs: Any, targets: Any, *, plan: MixPlan | None = None, smoothing: float = 0.0
@@ -279,6 +273,17 @@ class ClassificationTask(Task[OptionsT]):
             "predicted": log_probability.argmax(dim=1),
             "log_probabilities": log_probability.to(torch.float16),
         }
+
+
+def seeded_linear(inputs: int, outputs: int, *purpose: int | str) -> nn.Linear:
+    """Return a linear layer whose weights are U(±1/√inputs), drawn from ``purpose`` alone."""
+    linear = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    with torch.no_grad():
+        for name, parameter in linear.named_parameters():
+            drawn = rng.uniforms(parameter.numel(), *purpose, name) * 2 * bound - bound
+            parameter.copy_(torch.from_numpy(drawn).view_as(parameter))
+    return linear
 
 
 def pool_strata(task: Task) -> subsets.Strata:

@@ -13,6 +13,7 @@ import torch
 
 import ftbench
 from ftbench.ops import MixPlan
+from ftbench.plugins.recipe import make_recipe
 from ftbench.records import ComponentId, RunRecord, RunSpec, labels_of
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +202,16 @@ def tiny_sweep(**changes):
     return ftbench.SweepSpec(
         **{"tasks": ("tiny",), "backbones": ("tiny-net",), **values}, device="cpu", recipe=recipe
     )
+
+
+@functools.cache
+def _installed():
+    return ftbench.load_catalogue()
+
+
+def made(recipe):
+    """Return the parts that a recipe names, of what is installed."""
+    return make_recipe(recipe, _installed())
 
 
 def make_images(batch, channels, height, width, dtype=torch.float32, layout="contiguous", seed=0):

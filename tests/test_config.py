@@ -39,7 +39,7 @@ RECIPES = st.builds(
     learning_rate=st.floats(1e-12, 1e3),
     gradient_clip=st.none() | st.floats(1e-6, 1e3),
     patience=st.none() | st.integers(1, 99),
-    mixup_alpha=st.floats(0, 9),
+    mixing=st.sampled_from(["none", "mixup(alpha=[0.1, 0.2]), cutmix"]),
 )
 SPECS = st.builds(
     SweepSpec,
@@ -165,7 +165,11 @@ def test_a_recipe_key_at_the_top_is_sent_to_the_recipe(write):
         ("timeout_seconds = 0", "key 'timeout_seconds'"),
         ("recipe = 5", "key 'recipe'"),
         ("[recipe]\nlearning_rate = 0", "key 'recipe.learning_rate': .*greater than 0, got 0"),
-        ("[recipe]\noptimizer = 'adam'", "key 'recipe.optimizer': .*'adamw' or 'sgd'"),
+        ("[recipe]\noptimizer = 3", "key 'recipe.optimizer': Input should be a valid string"),
+        (
+            "[recipe]\nmixup_alpha = 0.3",
+            "'recipe.mixup_alpha' is part of another now: mixing = ",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_file(write, text, message):

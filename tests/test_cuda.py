@@ -33,7 +33,7 @@ def sweep(tiny, tmp_path):
             sizes=(20,),
             seeds=(0,),
             device=device,
-            recipe={"steps": 6, "batch_size": 8, "mixup_alpha": 0.3, "cutmix_alpha": 1.0},
+            recipe={"steps": 6, "batch_size": 8, "mixing": "mixup-or-cutmix(mixup=0.3)"},
             **settings,
         )
         out = tmp_path / f"{device.replace(':', '-')}-{len(list(tmp_path.iterdir()))}"
@@ -66,7 +66,7 @@ DETERMINISTIC = """
 import json, sys, ftbench
 spec = ftbench.SweepSpec(
     strategies=("full", "ewc", "l2sp"), sizes=(50,), seeds=(0,), device="cuda", deterministic=True,
-    recipe={"steps": 20, "mixup_alpha": 0.3, "head_dropout": 0.2},
+    recipe={"steps": 20, "mixing": "mixup(alpha=0.3)", "head": "plain(dropout=0.2)"},
 )
 ftbench.run_sweep(spec, sys.argv[1])
 rows = ftbench.load_results(sys.argv[1])

@@ -13,7 +13,7 @@ import ftbench
 from ftbench import columns, hookspecs
 from ftbench.cli.app import app
 from ftbench.config import SweepSpec, parse_spec, read_toml
-from ftbench.recipe import Recipe
+from ftbench.recipe import PARTS, Recipe
 from ftbench.report.formats.comparisons import comparisons
 from ftbench.report.formats.csv import comma_separated
 from ftbench.report.frame import to_frame
@@ -269,6 +269,19 @@ def test_every_key_of_a_spec_is_documented_with_its_default_and_meaning(model):
             shown = ", ".join(map(str, shown))
         if name != "recipe":
             assert default.strip("`").lower() == str(shown).lower()
+
+
+def test_every_built_in_part_of_a_recipe_is_documented_with_its_options():
+    page = (ROOT / "docs/spec.md").read_text(encoding="utf-8")
+    for entry in ftbench.load_catalogue().entries:
+        if entry.kind not in PARTS or entry.owner.distribution != "ftbench":
+            continue
+        options = ", ".join(
+            f"`{name}={field.default!r}` ({field.description})"
+            for name, field in entry.value.Options.model_fields.items()
+        )
+        first = inspect.getdoc(entry.value).splitlines()[0]
+        assert f"| {entry.kind} | `{entry.name}` | {first} | {options} |" in page
 
 
 # README.md: what the compiled operators are worth

@@ -76,7 +76,13 @@ def test_dicts_give_the_scores_of_plain_tensors(tiny_run, strategy):
 
 
 def test_mixing_and_early_stopping_take_them(tiny_run):
-    recipe = {"size": 30, "steps": 8, "mixup_alpha": 1.0, "patience": 2, "validate_every": 2}
+    recipe = {
+        "size": 30,
+        "steps": 8,
+        "mixing": "mixup(alpha=1.0)",
+        "patience": 2,
+        "validate_every": 2,
+    }
     plain = tiny_run(**recipe)
     found = tiny_run(task=DictTask, backbone=DictNet, **recipe)
     assert found.status == "ok", found.message

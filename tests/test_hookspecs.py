@@ -38,6 +38,33 @@ def test_ftbench_backbones_offers_a_backbone_by_name():
     assert catalogue.find("backbone", "my-backbone").value is Mine
 
 
+def offered(hook, base):
+    """Return whether a class offered by a hook is found under its kind."""
+    mine = type("Mine", (base,), {"name": "mine"})
+    catalogue = catalogue_with(**{hook: lambda self: [mine]})
+    return catalogue.find(base.kind, "mine").value is mine
+
+
+def test_ftbench_optimizers_offers_an_optimizer_by_name():
+    assert offered("ftbench_optimizers", ftbench.Optimizer)
+
+
+def test_ftbench_schedules_offers_a_schedule_by_name():
+    assert offered("ftbench_schedules", ftbench.Schedule)
+
+
+def test_ftbench_augmentations_offers_an_augmentation_by_name():
+    assert offered("ftbench_augmentations", ftbench.Augmentation)
+
+
+def test_ftbench_mixings_offers_a_way_to_mix_by_name():
+    assert offered("ftbench_mixings", ftbench.Mixing)
+
+
+def test_ftbench_heads_offers_a_head_by_name():
+    assert offered("ftbench_heads", ftbench.Head)
+
+
 def test_ftbench_report_formats_offers_a_format_by_name():
     shout = ftbench.Format(lambda summary: "TABLE", ".txt")
     catalogue = catalogue_with(ftbench_report_formats=lambda self: {"loud": shout})

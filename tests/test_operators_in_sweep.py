@@ -21,7 +21,7 @@ def sweep(tiny, tmp_path, monkeypatch):
             strategies=("full", "l2sp", "ewc", "progressive"),
             sizes=(20,),
             seeds=(0, 1),
-            recipe={"steps": 30, "batch_size": 8, "mixup_alpha": 0.4, "cutmix_alpha": 1.0},
+            recipe={"steps": 30, "batch_size": 8, "mixing": "mixup-or-cutmix(mixup=0.4)"},
         )
         catalogue = ftbench.load_catalogue(extra={"tiny": tiny})
         ftbench.run_sweep(spec, tmp_path / name, catalogue=catalogue)

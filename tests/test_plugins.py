@@ -527,7 +527,7 @@ def test_two_owners_of_one_name_are_an_error_that_names_both_where_it_is_used(in
 def test_a_third_party_cannot_replace_a_built_in_silently(install):
     install("other-full", STRATEGY.format(name="full"))
     with pytest.raises(PluginError, match=r"'full' is claimed by ftbench .* and other-full 1"):
-        load_catalogue().build("strategy", "full", {})
+        load_catalogue().build(ftbench.Strategy, "full", {})
 
 
 def test_one_name_may_be_a_strategy_and_a_task(install):
@@ -558,7 +558,7 @@ def test_an_extra_plugin_is_owned_by_its_label():
 
     catalogue = load_catalogue(extra={"notebook": Plugin()})
     assert str(catalogue.find("strategy", "mine").owner) == "notebook"
-    assert isinstance(catalogue.build("strategy", "mine", {}), Mine)
+    assert isinstance(catalogue.build(ftbench.Strategy, "mine", {}), Mine)
 
 
 def test_a_broken_extra_plugin_raises_at_once():
@@ -575,12 +575,12 @@ def test_options_are_validated_when_a_component_is_built():
     with pytest.raises(
         SpecError, match=r"strategy 'partial': unknown option 'stage'; did you mean"
     ):
-        load_catalogue().build("strategy", "partial", {"stage": 1})
-    assert load_catalogue().build("strategy", "partial", {"stages": 2}).options.stages == 2
+        load_catalogue().build(ftbench.Strategy, "partial", {"stage": 1})
+    assert load_catalogue().build(ftbench.Strategy, "partial", {"stages": 2}).options.stages == 2
 
 
 def test_a_reference_gives_its_components_with_their_identities():
-    found = load_catalogue().resolve("strategy", "partial(stages=[1, 2])")
+    found = load_catalogue().resolve(ftbench.Strategy, "partial(stages=[1, 2])")
     assert [r.component.options.stages for r in found] == [1, 2]
     assert [r.identity.label for r in found] == ["partial", "partial(stages=2)"]
     assert {r.identity.owner for r in found} == {"ftbench"}
@@ -593,7 +593,7 @@ def test_what_a_plugin_raises_while_a_reference_is_resolved_names_it(tiny):
 
     catalogue = load_catalogue(extra={"mine": type(tiny)(task=Broken)})
     with pytest.raises(PluginError, match=r"the task 'tiny' of mine.*: ValueError: no such file"):
-        catalogue.resolve("task", "tiny")
+        catalogue.resolve(ftbench.Task, "tiny")
 
 
 FORMAT = """

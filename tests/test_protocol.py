@@ -69,7 +69,7 @@ def test_5_strategies_take_equal_steps_and_batches(tiny_run):
 
 @pytest.mark.parametrize("strategy", ALL)
 def test_6_the_same_spec_gives_the_same_scores_bit_for_bit(tiny_run, strategy):
-    options = {"steps": 6, "mixup_alpha": 0.4, "head_dropout": 0.2}
+    options = {"steps": 6, "mixing": "mixup(alpha=0.4)", "head": "plain(dropout=0.2)"}
     first = tiny_run(strategy, **options)
     tiny_run("full", seed=9)
     again = tiny_run(strategy, **options)
@@ -92,7 +92,7 @@ print(json.dumps([[r.key, r.status, r.scores, r.protocol] for r in records]))
 def test_6_a_fresh_process_gives_the_same_records(tmp_path):
     spec = ftbench.SweepSpec(
         strategies=("scratch", "ewc"), sizes=(20,), seeds=(1,), device="cpu",
-        recipe={"steps": 3, "mixup_alpha": 0.5},
+        recipe={"steps": 3, "mixing": "mixup(alpha=0.5)"},
     )  # fmt: skip
     ftbench.run_sweep(spec, tmp_path)
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()
@@ -167,6 +167,10 @@ def test_9_every_part_that_can_change_a_score_changes_the_key(catalogue, tiny_sp
             )
         ),
         *(replace(spec, recipe={**spec.recipe, name: "changed"}) for name in spec.recipe),
+        *(
+            replace(spec, parts={**spec.parts, kind: replace(part, options={"a": 1})})
+            for kind, part in spec.parts.items()
+        ),
         replace(spec, size=13),
         replace(spec, seed=1),
         replace(spec, threads=2),

@@ -207,13 +207,12 @@ def test_1_the_test_set_plays_no_part_in_early_stopping(tiny, tiny_run):
 
 
 def test_4_strategies_share_rows_head_batches_and_mixing(tiny, tiny_run):
-    recipe = {"mixup_alpha": 0.5, "cutmix_alpha": 1.0, "mix_probability": 0.8, "steps": 8}
+    mixing = "mixup-or-cutmix(mixup=0.5, probability=0.8)"
+    recipe = {"mixing": mixing, "head": "plain(dropout=0.3)", "steps": 8}
     draws = {}
     for strategy in (*(built_in(name) for name in ALL), Noisy):
         log = []
-        record = tiny_run(
-            watched(strategy, log), task=watched_task(tiny.Task, log), head_dropout=0.3, **recipe
-        )
+        record = tiny_run(watched(strategy, log), task=watched_task(tiny.Task, log), **recipe)
         assert record.status == "ok", record.message
         heads = [{n: v.tolist() for n, v in e[3].items()} for e in log if e[0] == "prepare"]
         losses = [entry[1:] for entry in log if entry[0] == "loss" and entry[2] is not None]
@@ -234,7 +233,7 @@ def test_4_seeds_draw_other_rows_heads_and_batches(tiny, tiny_run):
 
 
 def test_4_a_strategy_that_draws_numbers_changes_neither_its_run_nor_the_next(tiny_run):
-    options = {"steps": 8, "mixup_alpha": 0.5, "head_dropout": 0.3}
+    options = {"steps": 8, "mixing": "mixup(alpha=0.5)", "head": "plain(dropout=0.3)"}
     alone = tiny_run(Quiet, **options)
     noisy = tiny_run(Noisy, **options)
     after = tiny_run(Quiet, **options)

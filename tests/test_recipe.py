@@ -1,10 +1,13 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ftbench.errors import SpecError
-from ftbench.recipe import Recipe
+from ftbench.plugins import base_class
+from ftbench.recipe import MOVED, Recipe
 
 
 def test_a_recipe_cannot_be_changed():
@@ -53,43 +56,39 @@ def test_epochs_are_passes_over_the_training_rows(epochs, batch_size, rows, step
     assert Recipe(epochs=epochs, batch_size=batch_size).total_steps(rows) == steps
 
 
-@pytest.mark.parametrize(
-    ("settings_", "mixes"),
-    [
-        ({}, False),
-        ({"mixup_alpha": 0.2}, True),
-        ({"cutmix_alpha": 1.0}, True),
-        ({"mixup_alpha": 0.2, "mix_probability": 0.0}, False),
-    ],
-)
-def test_a_recipe_mixes_where_an_alpha_and_the_probability_are_positive(settings_, mixes):
-    assert Recipe(**settings_).mixes is mixes
+@pytest.mark.parametrize("name", MOVED)
+def test_a_key_of_before_says_how_the_same_is_written_now(name, catalogue):
+    message = rf"Recipe: the key 'recipe\.{name}' is part of another now: \w+ = \".*=0\.25\)\"$"
+    with pytest.raises(SpecError, match=message) as refused:
+        Recipe(**{name: 0.25})
+    # And what it says can be written.
+    part, reference = re.search(r"now: (\w+) = \"(.*)\"$", str(refused.value)).groups()
+    assert catalogue.resolve(base_class(part), reference)
+
+
+def test_several_references_may_be_a_list_and_none_is_a_name():
+    assert Recipe(schedule=["cosine", "linear(warmup=[0.1, 0.2])"]).schedule == (
+        "cosine, linear(warmup=[0.1, 0.2])"
+    )
+    assert Recipe(mixing=None).mixing == "none"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("optimizer", "adam"),
+        ("optimizer", 3),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
         ("learning_rate", float("inf")),
         ("head_rate_factor", 0),
-        ("momentum", 1),
         ("weight_decay", -1e-3),
-        ("schedule", "cyclic"),
-        ("warmup", 1),
         ("steps", 0),
         ("steps", 1.5),
         ("epochs", 0),
         ("batch_size", 0),
         ("gradient_clip", 0),
         ("label_smoothing", 1),
-        ("head_dropout", 1),
         ("norm_statistics", "moving"),
-        ("mixup_alpha", -0.1),
-        ("cutmix_alpha", float("inf")),
-        ("mix_probability", 1.1),
-        ("mix_switch_probability", -0.1),
         ("patience", 0),
         ("validate_every", 0),
         ("validation_share", 0),

@@ -24,7 +24,8 @@ SPEC = RunSpec(
     task=ComponentId("digits", "1", {"side": 8}, "d" * 64, label="digits"),
     backbone=ComponentId("glyphnet", "2", {}, "w" * 64, label="glyphnet"),
     strategy=ComponentId("l2sp", "1", {"alpha": 0.1, "beta": 0.01}, label="l2sp(alpha=0.1)"),
-    recipe=Recipe().model_dump(mode="json"),
+    recipe=Recipe().settings(),
+    parts={"schedule": ComponentId("cosine", "1", {"warmup": 0.1}, label="cosine(warmup=0.1)")},
     size=50,
     seed=3,
 )
@@ -64,7 +65,7 @@ RUN_FIELDS = ["size", "seed", "threads", "deterministic"]
 
 def test_every_field_of_a_run_is_among_those_tested_here():
     parts = ["task", "backbone", "strategy", "recipe"]
-    assert [f.name for f in dataclasses.fields(RunSpec)] == parts + RUN_FIELDS
+    assert [f.name for f in dataclasses.fields(RunSpec)] == [*parts, *RUN_FIELDS, "parts"]
     assert {f.name for f in dataclasses.fields(ComponentId)} == {*COMPONENT_FIELDS, "label"}
 
 
@@ -76,6 +77,13 @@ def test_the_key_changes_with_every_field_of_a_component(part, field):
     assert dataclasses.replace(SPEC, **{part: changed}).key != SPEC.key
 
 
+@pytest.mark.parametrize("field", COMPONENT_FIELDS)
+def test_the_key_changes_with_every_field_of_a_part_of_the_recipe(field):
+    part = SPEC.parts["schedule"]
+    changed = dataclasses.replace(part, **{field: other(getattr(part, field))})
+    assert dataclasses.replace(SPEC, parts={"schedule": changed}).key != SPEC.key
+
+
 @pytest.mark.parametrize("option", ["alpha", "beta"])
 def test_the_key_changes_with_every_option(option):
     options = {**SPEC.strategy.options, option: 0.5}
@@ -83,7 +91,7 @@ def test_the_key_changes_with_every_option(option):
     assert dataclasses.replace(SPEC, strategy=changed).key != SPEC.key
 
 
-@pytest.mark.parametrize("setting", list(Recipe.model_fields))
+@pytest.mark.parametrize("setting", list(SPEC.recipe))
 def test_the_key_changes_with_every_setting_of_the_recipe(setting):
     recipe = {**SPEC.recipe, setting: other(SPEC.recipe[setting])}
     assert dataclasses.replace(SPEC, recipe=recipe).key != SPEC.key
@@ -114,7 +122,7 @@ def test_the_key_is_sha256_of_canonical_json():
         '"beta":0.01},"owner":"","version":"1"},"task":{"fingerprint":"' + "d" * 64 + '",'
         '"name":"digits","options":{"side":8},"owner":"","version":"1"},"threads":1}'
     )
-    spec = dataclasses.replace(SPEC, recipe={"steps": 5})
+    spec = dataclasses.replace(SPEC, recipe={"steps": 5}, parts={})
     assert spec.key == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -146,6 +154,7 @@ def test_a_run_is_described_by_strategy_size_and_seed():
 
 def test_labels_are_those_that_tables_show():
     expected = {"task": "digits", "backbone": "glyphnet", "strategy": "l2sp(alpha=0.1)"}
+    expected["schedule"] = "cosine(warmup=0.1)"
     assert labels_of(SPEC) == expected
 
 

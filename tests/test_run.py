@@ -18,6 +18,7 @@ from ftbench.records import HARNESS
 from ftbench.run import resolve_device, run_one
 from ftbench.strategies.full import Full
 from ftbench.train import train
+from tests.support import made
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 # NLL of three strategies after twelve mixed steps on the tiny task, seed 0.
@@ -134,7 +135,7 @@ def test_a_task_that_augments_from_the_global_generator_is_not_disturbed_by_a_st
         examples = Augmented()
         train(
             tiny_model(), examples, strategy=strategy, recipe=Recipe(steps=4, batch_size=5),
-            loss=tiny.task().loss, seed=1,
+            made=made(Recipe()), loss=tiny.task().loss, seed=1,
         )  # fmt: skip
         return examples.draws[1:]  # without the warm-up's
 
@@ -353,7 +354,7 @@ def test_a_gpu_is_named_with_its_number(monkeypatch):
 
 def test_scores_move_only_with_the_harness_version(tiny_run):
     """Where this fails because the loop, the draws or the scores changed, raise records.HARNESS."""
-    recipe = {"steps": 12, "mixup_alpha": 0.3, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+    recipe = {"steps": 12, "mixing": "mixup-or-cutmix(mixup=0.3)", "label_smoothing": 0.1}
     strategies = {"full": "full", "l2sp": "l2sp(alpha=0.1)", "ewc": "ewc(strength=100.0)"}
     found = {name: tiny_run(text, **recipe).scores["nll"] for name, text in strategies.items()}
     assert HARNESS == "1"

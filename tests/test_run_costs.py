@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ftbench
+from ftbench.recipes.optimizers import SGD, AdamW
 from ftbench.run import work
 from ftbench.train import stopwatch
 
@@ -76,8 +77,8 @@ def test_the_copy_of_the_source_is_gone_before_training_unless_a_strategy_keeps_
 
 def test_the_rehearsal_touches_neither_generators_nor_the_model():
     before = torch.get_rng_state()
-    for optimizer in ("adamw", "sgd"):
-        work.rehearse_optimizer(ftbench.Recipe(optimizer=optimizer), "cpu")
+    for optimizer in (AdamW(), SGD()):
+        work.rehearse_optimizer(optimizer, "cpu")
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -146,6 +146,10 @@ def _axes(plan: sweeps.Plan) -> str:
         "sizes": sorted({run.size for run in plan.runs}),
         "seeds": sorted({run.seed for run in plan.runs}),
     }
+    for kind in dict.fromkeys(kind for run in plan.runs for kind in run.parts):
+        labels = {run.parts[kind].label: None for run in plan.runs}
+        if len(labels) > 1:
+            axes[f"{kind}s"] = labels
     parts = []
     for name, values in axes.items():
         different = list(dict.fromkeys(values))

@@ -1,6 +1,15 @@
 """Entry points → a catalogue of names, owners, versions and load errors."""
 
-from ftbench.plugins.catalogue import Catalogue, Entry, Kind, LoadError, Owner, Part, Resolved
+from ftbench.plugins.catalogue import (
+    Catalogue,
+    Entry,
+    Kind,
+    LoadError,
+    Owner,
+    Part,
+    Resolved,
+    base_class,
+)
 from ftbench.plugins.loading import GROUP, load_catalogue
 
 __all__ = [
@@ -12,5 +21,6 @@ __all__ = [
     "Owner",
     "Part",
     "Resolved",
+    "base_class",
     "load_catalogue",
 ]

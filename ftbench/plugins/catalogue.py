@@ -8,7 +8,7 @@ import logging
 import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import pluggy
 
@@ -16,21 +16,22 @@ from ftbench import hookspecs
 from ftbench.component import Component, build_options, is_name, parse_reference
 from ftbench.errors import FtbenchError, PluginError, SpecError, did_you_mean
 from ftbench.format import Format
+from ftbench.recipe import PARTS, RecipePart
 from ftbench.records import ComponentId
 from ftbench.source import source_hash
 
-if TYPE_CHECKING:
-    from ftbench.backbone import BackboneFamily
-    from ftbench.strategy import Strategy
-    from ftbench.task import Task
-
-ComponentKind = Literal["strategy", "task", "backbone"]
+ComponentKind = Literal["strategy", "task", "backbone"] | RecipePart
 Kind = ComponentKind | Literal["format"]
-KINDS: tuple[Kind, ...] = (*get_args(ComponentKind), "format")
+KINDS: tuple[Kind, ...] = ("strategy", "task", "backbone", *PARTS, "format")
 HOOKS: Mapping[str, Kind] = {
     "ftbench_strategies": "strategy",
     "ftbench_tasks": "task",
     "ftbench_backbones": "backbone",
+    "ftbench_optimizers": "optimizer",
+    "ftbench_schedules": "schedule",
+    "ftbench_augmentations": "augmentation",
+    "ftbench_mixings": "mixing",
+    "ftbench_heads": "head",
     "ftbench_report_formats": "format",
 }
 """The kind that each hook offers; the others tell of events."""
@@ -40,6 +41,11 @@ _BASES: Mapping[Kind, str] = {
     "strategy": "ftbench.strategy:Strategy",
     "task": "ftbench.task:Task",
     "backbone": "ftbench.backbone:BackboneFamily",
+    "optimizer": "ftbench.recipe_parts:Optimizer",
+    "schedule": "ftbench.recipe_parts:Schedule",
+    "augmentation": "ftbench.recipe_parts:Augmentation",
+    "mixing": "ftbench.recipe_parts:Mixing",
+    "head": "ftbench.recipe_parts:Head",
 }
 Part = TypeVar("Part", bound=Component[Any])
 _log = logging.getLogger("ftbench")
@@ -85,6 +91,11 @@ class LoadError:
     error: str
 
 
+def kind_of(base: type[Component[Any]]) -> Kind:
+    """Return the kind of components that inherit from a class."""
+    return cast(Kind, base.kind)
+
+
 def base_class(kind: Kind) -> type[Component[Any]]:
     """Return the class that components of a kind inherit from."""
     module, _, name = _BASES[kind].partition(":")
@@ -93,7 +104,7 @@ def base_class(kind: Kind) -> type[Component[Any]]:
 
 
 class Catalogue:
-    """Every strategy, task, backbone and report format that is installed, or some of the kinds."""
+    """Every component and report format that is installed, or those of some kinds."""
 
     def __init__(
         self,
@@ -163,39 +174,30 @@ class Catalogue:
                 lines.append(str(error))
         return lines
 
-    @overload
-    def build(
-        self, kind: Literal["strategy"], name: str, options: Mapping[str, Any]
-    ) -> Strategy: ...
-    @overload
-    def build(self, kind: Literal["task"], name: str, options: Mapping[str, Any]) -> Task: ...
-    @overload
-    def build(
-        self, kind: Literal["backbone"], name: str, options: Mapping[str, Any]
-    ) -> BackboneFamily: ...
-    def build(self, kind: ComponentKind, name: str, options: Mapping[str, Any]) -> Component[Any]:
-        """Return a new component with validated options; SpecError names what is wrong."""
-        component = cast("type[Component[Any]]", self.find(kind, name).value)
+    def build(self, base: type[Part], name: str, options: Mapping[str, Any]) -> Part:
+        """Return a new component of a kind, named by its base class, with validated options.
+
+        ``build(Strategy, "partial", {"stages": 2})``. SpecError names what is wrong.
+        """
+        component = cast("type[Part]", self.find(kind_of(base), name).value)
         return component(build_options(component, options))
 
-    @overload
-    def resolve(self, kind: Literal["strategy"], text: str) -> list[Resolved[Strategy]]: ...
-    @overload
-    def resolve(self, kind: Literal["task"], text: str) -> list[Resolved[Task]]: ...
-    @overload
-    def resolve(self, kind: Literal["backbone"], text: str) -> list[Resolved[BackboneFamily]]: ...
-    def resolve(self, kind: ComponentKind, text: str) -> list[Resolved[Any]]:
+    def resolve(self, base: type[Part], text: str) -> list[Resolved[Part]]:
         """Return the components that ``name(option=value, ...)`` stands for, a grid of them.
 
-        SpecError for a reference that cannot be read or names what is not there, PluginError for
-        whatever a plugin raises meanwhile.
+        ``base`` names their kind, as for :meth:`build`. SpecError for a reference that cannot be
+        read or names what is not there, PluginError for whatever a plugin raises meanwhile.
         """
         found = []
         for name, options in parse_reference(text):
-            with self.naming(kind, name):
-                component: Component[Any] = self.build(kind, name, options)
+            with self.naming(kind_of(base), name):
+                component = self.build(base, name, options)
                 found.append(Resolved(component, self.identify(component)))
         return found
+
+    def rebuild(self, base: type[Part], identity: ComponentId) -> Part:
+        """Return a new component that is what ``identity`` names."""
+        return self.build(base, identity.name, identity.options)
 
     @contextlib.contextmanager
     def naming(self, kind: Kind, name: str) -> Iterator[None]:

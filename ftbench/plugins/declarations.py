@@ -15,6 +15,7 @@ from ftbench.errors import PluginError
 from ftbench.metric import METRIC_FIELDS, Metric
 from ftbench.offers import KINDS
 from ftbench.plugins.catalogue import name_problem
+from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
 from ftbench.strategy import Strategy
 from ftbench.task import ClassificationTask, Task
 
@@ -25,10 +26,15 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
     (Task, "needs", (tuple, list), "kinds of features in a tuple: ('pooled',)"),
     (Task, "inputs", str, "'image', 'text' or 'image+text'"),
     (ClassificationTask, "classes", Integral, "the number of classes"),
+    (Mixing, "mixes", bool, "True or False"),
 )
 _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
     (Task, ("pool", "test", "fingerprint", "head", "loss", "outcomes", "score")),
     (BackboneFamily, ("build", "offers", "fingerprint")),
+    (Optimizer, ("build",)),
+    (Schedule, ("factor",)),
+    (Augmentation, ("augment",)),
+    (Head, ("build",)),
 )
 
 

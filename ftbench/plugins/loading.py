@@ -42,8 +42,8 @@ def load_catalogue(
     """Return the catalogue of all installed entry points, and of ``extra`` plugins by owner.
 
     An extra plugin is a module or object with ``@ftbench.hookimpl`` functions; it needs no
-    installation. With ``kinds``, an entry point that is named after another kind (strategies,
-    tasks, backbones, formats) is not loaded; one of any other name always is.
+    installation. With ``kinds``, an entry point that is named after another kind (``strategies``,
+    ``tasks``, ``formats``) is not loaded; one of any other name always is.
     """
     manager = pluggy.PluginManager("ftbench")
     manager.add_hookspecs(hookspecs)

@@ -135,7 +135,10 @@ def _sections(record: RunRecord) -> dict[columns.Section, Mapping[str, Any]]:
         "costs": record.costs,
         "device": environment,
         "protocol": record.protocol,
-        "recipe": {f"recipe_{name}": value for name, value in identity["recipe"].items()},
+        "recipe": {
+            f"recipe_{name}": _part_label(record, name, value) if isinstance(value, dict) else value
+            for name, value in identity["recipe"].items()
+        },
         "identity": {
             **identity,
             "strategy_name": strategy["name"],
@@ -155,6 +158,11 @@ def _sections(record: RunRecord) -> dict[columns.Section, Mapping[str, Any]]:
         section: values if section in open_ended else _declared(section, values)
         for section, values in found.items()
     }
+
+
+def _part_label(record: RunRecord, kind: str, identity: Mapping[str, Any]) -> str:
+    """Return how tables show a part of the recipe."""
+    return record.labels.get(kind, "") or _text(identity.get("name"))
 
 
 def _declared(section: columns.Section, values: Mapping[str, Any]) -> dict[str, Any]:

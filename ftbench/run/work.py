@@ -20,7 +20,9 @@ from ftbench.memory import PeakMemory
 from ftbench.offers import Offer
 from ftbench.outcomes import Keep, Outcomes, fingerprint, pack
 from ftbench.plugins import Catalogue
+from ftbench.plugins.recipe import remake_recipe
 from ftbench.recipe import Recipe
+from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
 from ftbench.run.isolation import wait_for
 from ftbench.run.retention import Retention, find_retention, source_accuracy, visible_source
@@ -47,6 +49,7 @@ class Parts:
     task: Task
     family: BackboneFamily
     strategy: Strategy
+    made: RecipeParts
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
         spec=spec,
         device=device,
         recipe=Recipe.model_validate(spec.recipe),
-        task=catalogue.build("task", spec.task.name, spec.task.options),
-        family=catalogue.build("backbone", spec.backbone.name, spec.backbone.options),
-        strategy=catalogue.build("strategy", spec.strategy.name, spec.strategy.options),
+        task=catalogue.rebuild(Task, spec.task),
+        family=catalogue.rebuild(BackboneFamily, spec.backbone),
+        strategy=catalogue.rebuild(Strategy, spec.strategy),
+        made=remake_recipe(spec.parts, catalogue),
     )
     for part, expected in ((parts.task, spec.task), (parts.family, spec.backbone)):
         if part.fingerprint() != expected.fingerprint:
@@ -155,12 +159,16 @@ def _build_backbone(parts: Parts) -> Backbone:
 
 
 def _build_model(parts: Parts, backbone: Backbone, offer: Offer) -> Model:
-    made = parts.task.head(offer, seed=parts.spec.seed)
-    head = require(
-        made, nn.Module, f"task '{parts.task.name}': head() returned", "a torch.nn.Module"
-    )
-    if parts.recipe.head_dropout:
-        head = nn.Sequential(nn.Dropout(parts.recipe.head_dropout), head)
+    seed = parts.spec.seed
+
+    def last(offer: Offer) -> nn.Module:
+        found = parts.task.head(offer, seed=seed)
+        what = f"task '{parts.task.name}': head() returned"
+        return require(found, nn.Module, what, "a torch.nn.Module")
+
+    built = parts.made.head.build(last, offer, seed=seed)
+    what = f"head '{parts.made.head.name}': build() returned"
+    head = require(built, nn.Module, what, "a torch.nn.Module")
     readout = backbone.readouts.get(offer.kind)
     return Model(backbone.stages, head, readout, width=offer.width).to(parts.device)
 
@@ -191,7 +199,7 @@ def _fine_tune(
 ) -> Costs:
     """Prepare, train and finish the model in place; return what that took."""
     # What the harness copies and loads for itself comes before clock and memory start.
-    rehearse_optimizer(parts.recipe, parts.device)
+    rehearse_optimizer(parts.made.optimizer, parts.device)
     visible = visible_source(parts.task, retention, model, parts.device)
     wait_for(parts.device)
     peak, watch = PeakMemory(parts.device), Stopwatch()
@@ -206,6 +214,7 @@ def _fine_tune(
         validation=budget.validation,
         strategy=parts.strategy,
         recipe=parts.recipe,
+        made=parts.made,
         loss=parts.task.loss,
         seed=parts.spec.seed,
         deadline=deadline,

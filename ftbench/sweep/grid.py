@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 from ftbench import subsets
 from ftbench.backbone import BackboneFamily
+from ftbench.component import Component, split_references
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
-from ftbench.plugins import Catalogue, Part, Resolved
-from ftbench.records import RunSpec, identity_key
+from ftbench.plugins import Catalogue, Part, Resolved, base_class
+from ftbench.recipe import PARTS
+from ftbench.records import ComponentId, RunSpec, identity_key
 from ftbench.strategy import Strategy
 from ftbench.task import Task, pool_strata, require_offer, require_rows
 
@@ -21,46 +25,58 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     Every name, option and size is checked here, before anything trains: SpecError or PluginError.
     Of a test set, nothing but its number of rows is looked at.
     """
-    tasks = _tasks(spec, catalogue)
-    backbones = _backbones(spec, catalogue)
-    strategies = _strategies(spec, catalogue)
+    tasks = _points(Task, spec.tasks, catalogue)
+    backbones = _points(BackboneFamily, spec.backbones, catalogue)
+    strategies = _points(Strategy, spec.strategies, catalogue)
     check_pairs(tasks, backbones, catalogue)
     if spec.keep == "predictions":
         _check_predictions(tasks)
     sizes = {task.identity.label: _sizes(spec, task.component, catalogue) for task in tasks}
-    recipe = spec.recipe.model_dump(mode="json")
+    settings, recipes = spec.recipe.settings(), _recipes(spec, catalogue)
     return [
         RunSpec(
             task=task.identity,
             backbone=backbone.identity,
             strategy=strategy.identity,
-            recipe=recipe,
+            recipe=settings,
             size=size,
             seed=seed,
             threads=spec.threads,
             deterministic=spec.deterministic,
+            parts=parts,
         )
         for seed in spec.seeds
         for task in tasks
         for backbone in backbones
+        for parts in recipes
         for size in sizes[task.identity.label]
         for strategy in strategies
     ]
 
 
-def _tasks(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[Task]]:
-    found = (catalogue.resolve("task", text) for text in spec.tasks)
-    return _different(spec.tasks, found)
+def _points(base: type[Part], texts: Sequence[str], catalogue: Catalogue) -> list[Resolved[Part]]:
+    """Return the points that references stand for; SpecError where one is there twice."""
+    found: dict[str, Resolved[Part]] = {}
+    for text in texts:
+        for point in catalogue.resolve(base, text):
+            key = identity_key(point.identity.identity())
+            if key in found:
+                label = point.component.label
+                raise SpecError(f"{base.kind} '{text}' is in the spec twice, as '{label}'")
+            found[key] = point
+    return list(found.values())
 
 
-def _backbones(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[BackboneFamily]]:
-    found = (catalogue.resolve("backbone", text) for text in spec.backbones)
-    return _different(spec.backbones, found)
-
-
-def _strategies(spec: SweepSpec, catalogue: Catalogue) -> list[Resolved[Strategy]]:
-    found = (catalogue.resolve("strategy", text) for text in spec.strategies)
-    return _different(spec.strategies, found)
+def _recipes(spec: SweepSpec, catalogue: Catalogue) -> list[dict[str, ComponentId]]:
+    """Return the parts of each recipe of the grid, by kind: the product of what each key says."""
+    axes = []
+    for kind in PARTS:
+        base: type[Component[Any]] = base_class(kind)
+        texts = split_references(getattr(spec.recipe, kind))
+        if not texts:
+            raise SpecError(f"recipe.{kind} is empty; leave it out for its default")
+        axes.append([point.identity for point in _points(base, texts, catalogue)])
+    return [dict(zip(PARTS, point, strict=True)) for point in itertools.product(*axes)]
 
 
 def check_pairs(
@@ -85,11 +101,11 @@ def _fitting(task: Task, family: BackboneFamily, catalogue: Catalogue) -> str:
     for name in catalogue.names("backbone"):
         # One that needs options, or is broken, is no advice.
         with contextlib.suppress(Exception):
-            require_offer(task, catalogue.build("backbone", name, {}))
+            require_offer(task, catalogue.build(BackboneFamily, name, {}))
             families.append(name)
     for name in catalogue.names("task"):
         with contextlib.suppress(Exception):
-            require_offer(catalogue.build("task", name, {}), family)
+            require_offer(catalogue.build(Task, name, {}), family)
             tasks.append(name)
     return (
         f"; backbones that fit '{task.name}': {', '.join(families) or 'none installed'}; "
@@ -103,23 +119,6 @@ def _check_predictions(tasks: Sequence[Resolved[Task]]) -> None:
             raise SpecError(
                 f"task '{task.component.name}' has no predictions() to keep; set keep to outcomes"
             )
-
-
-def _different(
-    texts: Sequence[str], resolved: Iterable[list[Resolved[Part]]]
-) -> list[Resolved[Part]]:
-    """Return the points that references stand for; SpecError where one is there twice."""
-    found: dict[str, Resolved[Part]] = {}
-    for text, points in zip(texts, resolved, strict=True):
-        for point in points:
-            key = identity_key(point.identity.identity())
-            if key in found:
-                component = point.component
-                raise SpecError(
-                    f"{component.kind} '{text}' is in the spec twice, as '{component.label}'"
-                )
-            found[key] = point
-    return list(found.values())
 
 
 def _sizes(spec: SweepSpec, task: Task, catalogue: Catalogue) -> list[int]:

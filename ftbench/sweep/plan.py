@@ -45,7 +45,7 @@ class Plan:
         return replace(plan, held=Snapshot(records))
 
     def name(self, run: RunSpec | RunRecord) -> str:
-        """Return a run's short name, with task and backbone where the grid has several."""
+        """Return a run's short name, with those of task, backbone and recipe that differ in it."""
         if isinstance(run, RunSpec):
             return run.describe(self._several)
         return describe_run(run.labels, run.identity["size"], run.identity["seed"], self._several)
@@ -57,6 +57,9 @@ class Plan:
             found.append("task")
         if len({run.backbone.label for run in self.runs}) > 1:
             found.append("backbone")
+        for kind in dict.fromkeys(kind for run in self.runs for kind in run.parts):
+            if len({run.parts[kind].label for run in self.runs}) > 1:
+                found.append(kind)
         return found
 
 

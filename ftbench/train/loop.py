@@ -16,6 +16,7 @@ from ftbench.errors import DivergedError, FtbenchError, RunTimeoutError
 from ftbench.evaluate import predict
 from ftbench.ops import QuadraticPenalty
 from ftbench.recipe import Recipe
+from ftbench.recipe_parts import RecipeParts
 from ftbench.strategy import Strategy
 from ftbench.task import Batch, Examples
 from ftbench.train.early_stopping import EarlyStopping
@@ -23,7 +24,7 @@ from ftbench.train.freezing import Freezer
 from ftbench.train.leaves import LeafCheck
 from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
-from ftbench.train.optimizer import build_optimizer, set_rates
+from ftbench.train.optimizer import build_optimizer, checked_factor, set_rates
 from ftbench.train.order import BatchOrder
 from ftbench.train.statistics import Buffers, Statistics, moving_modules
 from ftbench.train.stopwatch import Seconds, Stopwatch
@@ -51,6 +52,7 @@ def train(
     *,
     strategy: Strategy,
     recipe: Recipe,
+    made: RecipeParts,
     loss: Loss,
     seed: int,
     validation: Examples | None = None,
@@ -60,6 +62,8 @@ def train(
 ) -> TrainingLog:
     """Train ``model`` in place on ``examples``; both are on the device already.
 
+    ``made`` are the parts that ``recipe`` names; its head is the model's already.
+
     Early stopping needs ``validation`` and ``recipe.patience``. ``deadline`` is a value of
     ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
     DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
@@ -67,7 +71,7 @@ def train(
     parameters that no optimizer moves, and for a loss that is no 0-dim tensor.
     """
     total_steps = recipe.total_steps(len(examples))
-    steps = _Steps(model, examples, strategy, recipe, loss, seed)
+    steps = _Steps(model, examples, strategy, recipe, made, loss, seed)
     stopping = EarlyStopping(recipe.patience) if recipe.patience and validation else None
     history = _History(total_steps, next(model.parameters()).device, strategy.name)
 
@@ -125,6 +129,7 @@ class _Steps:
         examples: Examples,
         strategy: Strategy,
         recipe: Recipe,
+        made: RecipeParts,
         loss: Loss,
         seed: int,
     ) -> None:
@@ -132,10 +137,11 @@ class _Steps:
         self._strategy, self._recipe, self._seed = strategy, recipe, seed
         self._total = recipe.total_steps(len(examples))
         self._order = BatchOrder(len(examples), recipe.batch_size, seed)
-        self._optimizer = build_optimizer(model, strategy, recipe)
+        self._optimizer = build_optimizer(model, strategy, recipe.weight_decay, made.optimizer)
+        self._made = made
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
-        self._mixer = BatchMixer(recipe, seed)
+        self._mixer = BatchMixer(made.mixing, seed)
         self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
         self.freezer.apply(0.0)
@@ -165,13 +171,13 @@ class _Steps:
         self.freezer.apply(step / self._total)
         if not self.freezer.anything_trains:
             return None
-        set_rates(self._optimizer, self.freezer.rates, self._recipe, step, self._total)
+        factor = checked_factor(self._made.schedule, step, self._total)
+        set_rates(self._optimizer, self.freezer.rates, self._recipe, factor)
         # Augmentation and dropout draw from the global generators: point them at this step,
         # whatever was drawn before, by the strategy for one.
         rng.seed_global(self._seed, "batch", step)
         batch = self._examples.batch(self._order.batch(step))
         self._optimizer.zero_grad(set_to_none=True)
-        rng.seed_global(self._seed, "dropout", step)
         values = self._backward(batch, step)
         _clip_gradients(self._optimizer, self._recipe)
         self._optimizer.step()
@@ -179,7 +185,10 @@ class _Steps:
 
     def _backward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor | None]:
         """Leave the gradients of loss and penalty in ``.grad``; return both values, detached."""
-        inputs, plan = self._mixer(batch.inputs, step)
+        augmentation = self._made.augmentation
+        views = augmentation.augment(batch.inputs, seed=self._seed, step=step)
+        rng.seed_global(self._seed, "dropout", step)
+        inputs, plan = self._mixer(views, step)
         outputs = self._model(inputs, self.freezer.frozen_stages)
         smoothing = self._recipe.label_smoothing
         task_loss = self.loss(outputs, batch.targets, plan=plan, smoothing=smoothing)

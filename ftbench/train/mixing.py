@@ -1,4 +1,4 @@
-"""Mixing a step's batch by mixup and CutMix."""
+"""Mixing a step's batch by the recipe's plan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ftbench import ops
+from ftbench.answers import require
 from ftbench.errors import FtbenchError
 from ftbench.ops import MixPlan
-from ftbench.recipe import Recipe
+from ftbench.recipe_parts import Mixing
 
 
 class BatchMixer:
@@ -20,29 +21,21 @@ class BatchMixer:
     the next is made.
     """
 
-    def __init__(self, recipe: Recipe, seed: int) -> None:
-        self._recipe = recipe
+    def __init__(self, mixing: Mixing, seed: int) -> None:
+        self._mixing = mixing
         self._seed = seed
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, inputs: Any, step: int) -> tuple[Any, MixPlan | None]:
         """Return the step's mixed inputs and their plan, None where the recipe does not mix."""
-        recipe = self._recipe
-        if not recipe.mixes:
+        if not self._mixing.mixes:
             return inputs, None
         images = _images(inputs)
         first = next(iter(images.values()))
-        plan = ops.sample_mix(
-            len(first),
-            first.shape[2],
-            first.shape[3],
-            mixup_alpha=recipe.mixup_alpha,
-            cutmix_alpha=recipe.cutmix_alpha,
-            probability=recipe.mix_probability,
-            switch_probability=recipe.mix_switch_probability,
-            seed=self._seed,
-            step=step,
-        ).to(first.device)
+        rows, _, height, width = first.shape
+        drawn = self._mixing.plan(rows, height, width, seed=self._seed, step=step)
+        what = f"mixing '{self._mixing.name}': plan() returned"
+        plan = require(drawn, MixPlan, what, "an ftbench.MixPlan").to(first.device)
         mixed = {n: ops.mix(v, plan, out=self._buffer_for(n, v)) for n, v in images.items()}
         return (mixed if isinstance(inputs, dict) else mixed[""]), plan
 
@@ -67,10 +60,10 @@ def _images(inputs: Any) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or value.dim() != 4:
             which = f"; '{name}' of its inputs is none" if name else ""
             raise FtbenchError(
-                "mixup and CutMix need images (B, C, H, W); set recipe.mixup_alpha and "
-                f"recipe.cutmix_alpha to 0 for this task{which}"
+                'mixing needs images (B, C, H, W); set recipe.mixing to "none" for this '
+                f"task{which}"
             )
         sides.add(tuple(value.shape[2:]))
     if len(sides) > 1:
-        raise FtbenchError(f"mixup and CutMix need images of one size, not {sorted(sides)}")
+        raise FtbenchError(f"mixing needs images of one size, not {sorted(sides)}")
     return found

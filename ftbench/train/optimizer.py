@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ftbench.answers import require_flag
+from ftbench.answers import refusal, require, require_flag, require_number
 from ftbench.backbone import Model, Stage, undecayed_parameters
 from ftbench.errors import FtbenchError
 from ftbench.recipe import Recipe
+from ftbench.recipe_parts import Optimizer, Schedule
 from ftbench.strategy import Strategy
-from ftbench.train.schedule import schedule_factor
 
 
-def build_optimizer(model: Model, strategy: Strategy, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: Model, strategy: Strategy, weight_decay: float, optimizer: Optimizer
+) -> torch.optim.Optimizer:
     """Return an optimizer over every parameter that may train, decay set, rates still to set.
 
     A parameter is in the groups of the part that owns it: see :meth:`ftbench.Model.owned`.
@@ -32,41 +35,45 @@ def build_optimizer(model: Model, strategy: Strategy, recipe: Recipe) -> torch.o
                 p for p in trainable if (p not in undecayed) == decays
             ]
             if parameters:
-                decay = recipe.weight_decay if decays and is_decayed else 0.0
+                decay = weight_decay if decays and is_decayed else 0.0
                 groups.append({"params": parameters, "weight_decay": decay, "stage": part.stage})
     if not groups:
         raise FtbenchError(
             f"strategy '{strategy.name}' left no parameter that requires a gradient; "
             "prepare() must leave at least one"
         )
-    return _optimizer(groups, recipe)
+    return _built(optimizer, groups)
 
 
-def rehearse_optimizer(recipe: Recipe, device: str) -> None:
+def rehearse_optimizer(optimizer: Optimizer, device: str) -> None:
     """Step once over a number of its own: the first step of a process loads code, no run's cost."""
     number = torch.zeros(1, device=device, requires_grad=True)
     number.grad = torch.zeros_like(number)
-    _optimizer([{"params": [number]}], recipe).step()
+    _built(optimizer, [{"params": [number]}]).step()
 
 
-def _optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0
-        )
-    # Fused: one pass over the parameters instead of a dozen small ones per tensor.
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+def _built(optimizer: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    what = f"optimizer '{optimizer.name}': build() returned"
+    return require(optimizer.build(groups), torch.optim.Optimizer, what, "a torch.optim.Optimizer")
+
+
+def checked_factor(schedule: Schedule, step: int, total_steps: int) -> float:
+    """Return the schedule's factor; FtbenchError where it is no finite number of at least 0."""
+    what = f"schedule '{schedule.name}': factor({step}, {total_steps}) returned"
+    factor = require_number(schedule.factor(step, total_steps), what)
+    if not (math.isfinite(factor) and factor >= 0):
+        raise refusal(factor, what, "a finite number of at least 0")
+    return factor
 
 
 def set_rates(
-    optimizer: torch.optim.Optimizer,
-    rates: Sequence[float],
-    recipe: Recipe,
-    step: int,
-    total_steps: int,
+    optimizer: torch.optim.Optimizer, rates: Sequence[float], recipe: Recipe, factor: float
 ) -> None:
-    """Set every group's learning rate for ``step``; ``rates`` holds the factor of each part."""
-    base = recipe.learning_rate * schedule_factor(recipe, step, total_steps)
+    """Set every group's learning rate for a step.
+
+    ``rates`` holds the strategy's factor of each part, ``factor`` is the schedule's.
+    """
+    base = recipe.learning_rate * factor
     for group in optimizer.param_groups:
         stage: Stage = group["stage"]
         head_factor = recipe.head_rate_factor if stage.is_head else 1.0

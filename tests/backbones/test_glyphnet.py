@@ -201,6 +201,8 @@ def test_weights_of_ones_own_have_a_fingerprint_and_a_key_of_their_own(tmp_path)
     tensors["head.bias"] += 1
     path = tmp_path / "own.safetensors"
     save_file(tensors, path)
-    family = ftbench.load_catalogue().build("backbone", "glyphnet", {"weights": str(path)})
+    family = ftbench.load_catalogue().build(
+        ftbench.BackboneFamily, "glyphnet", {"weights": str(path)}
+    )
     assert family.fingerprint() == hashlib.sha256(path.read_bytes()).hexdigest()
     assert torch.equal(family.build(pretrained=True).source_head[-1].bias, tensors["head.bias"])

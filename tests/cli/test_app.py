@@ -134,7 +134,10 @@ WRONG = {
         "unknown key 'optimizer'; did you mean 'recipe.optimizer'?",
     ),
     "a deep key": (["--set", "a.b.c=3"], "keys are KEY or recipe.KEY"),
-    "a recipe value": (["--set", "recipe.optimizer=adam"], "'recipe.optimizer': Input should be"),
+    "a recipe value": (
+        ["--set", "recipe.optimizer=adam"],
+        "unknown optimizer 'adam'; did you mean",
+    ),
     "a recipe type": (["--set", "recipe.batch_size=big"], "'recipe.batch_size': Input should be a"),
     "an infinite rate": (["--set", "recipe.learning_rate=inf"], "'recipe.learning_rate'"),
     "two lengths": (["--set", "recipe.epochs=2", "--steps", "3"], "either steps or epochs"),

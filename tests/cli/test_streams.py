@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -130,4 +131,4 @@ def test_a_damaged_distribution_does_not_end_a_command_by_way_of_torch(tmp_path,
         [*COMMAND, "plugins"], env=environment_with(folder), capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr
-    assert "strategy   full" in done.stdout.replace("strategy  full", "strategy   full")
+    assert re.search(r"^strategy +full ", done.stdout, re.M)

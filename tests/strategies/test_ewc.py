@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ftbench
-from ftbench.recipe import Recipe
+from ftbench.recipes.optimizers import AdamW
 from ftbench.strategies.ewc import EWC, EWCOptions
 from ftbench.train.optimizer import build_optimizer
 
@@ -128,7 +128,7 @@ def test_a_run_without_a_source_fails_with_that_message(tiny, tiny_run):
 
 def test_only_the_head_takes_weight_decay(source):
     model, _ = source
-    optimizer = build_optimizer(model, EWC(), Recipe(weight_decay=0.5))
+    optimizer = build_optimizer(model, EWC(), 0.5, AdamW())
     decayed = [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]]
     assert [id(p) for p in decayed] == [id(model.head.weight)]
 

@@ -25,4 +25,4 @@ def test_decay_lowers_the_rate_once_a_stage_towards_the_input():
 @pytest.mark.parametrize("decay", [0, -1, 1.5, "nan"])
 def test_a_decay_out_of_range_is_refused(decay):
     with pytest.raises(SpecError, match="strategy 'full': option 'decay'"):
-        ftbench.load_catalogue().build("strategy", "full", {"decay": decay})
+        ftbench.load_catalogue().build(ftbench.Strategy, "full", {"decay": decay})

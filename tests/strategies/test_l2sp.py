@@ -4,9 +4,11 @@ import torch
 
 from ftbench.backbone import undecayed_parameters
 from ftbench.recipe import Recipe
+from ftbench.recipes.optimizers import AdamW
 from ftbench.strategies.l2sp import L2SP, L2SPOptions
 from ftbench.train import train
 from ftbench.train.optimizer import build_optimizer
+from tests.support import made
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_the_anchor_does_not_follow_the_weights(moved_model):
 
 
 def test_nothing_takes_weight_decay(tiny_model):
-    optimizer = build_optimizer(tiny_model(), L2SP(), Recipe(weight_decay=0.5))
+    optimizer = build_optimizer(tiny_model(), L2SP(), 0.5, AdamW())
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 
@@ -66,7 +68,8 @@ def test_a_strong_pull_keeps_the_weights_near_their_start(tiny, tiny_model):
         model, strategy = tiny_model(), L2SP(L2SPOptions(alpha=alpha))
         strategy.prepare(model, None)
         recipe = Recipe(steps=30, learning_rate=0.02, optimizer="sgd", batch_size=10)
-        train(model, pool, strategy=strategy, recipe=recipe, loss=tiny.task().loss, seed=0)
+        loss = tiny.task().loss
+        train(model, pool, strategy=strategy, recipe=recipe, made=made(recipe), loss=loss, seed=0)
         pairs = zip(model.stages.parameters(), start.stages.parameters(), strict=True)
         distances[alpha] = sum((now - then).detach().square().sum().item() for now, then in pairs)
     assert distances[0.0] > 1.5 * distances[1.0] > 1.5**2 * distances[10.0] > 0

@@ -115,7 +115,7 @@ FORM_DIGITS = 130
 def by_blocks():
     """The task whose test rows are whole forms."""
     [(name, options)] = parse_reference("digits(split='blocks')")
-    return ftbench.load_catalogue().build("task", name, options)
+    return ftbench.load_catalogue().build(ftbench.Task, name, options)
 
 
 def form_starts(labels):
@@ -172,7 +172,7 @@ def test_writers_of_the_pool_make_the_stratified_test_rows_easier(by_blocks):
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(ftbench.FtbenchError, match="option 'split': Input should be 'stratified'"):
-        ftbench.load_catalogue().build("task", "digits", {"split": "random"})
+        ftbench.load_catalogue().build(ftbench.Task, "digits", {"split": "random"})
 
 
 def test_the_blocks_are_swept(tmp_path, by_blocks):

@@ -11,6 +11,7 @@ from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
 from ftbench.train.early_stopping import EarlyStopping
+from tests.support import made
 
 
 def constant(value):
@@ -68,6 +69,7 @@ def fit(tiny, tiny_model):
             pool.subset(np.arange(12)),
             strategy=Full(),
             recipe=Recipe(**recipe),
+            made=made(Recipe(**recipe)),
             loss=tiny.task().loss,
             seed=0,
             validation=pool.subset(np.arange(12, 60)),

@@ -9,6 +9,7 @@ import ftbench
 from ftbench.recipe import Recipe
 from ftbench.train import train
 from ftbench.train.freezing import Freezer
+from tests.support import made
 
 
 class OnlySome(ftbench.Strategy):
@@ -35,6 +36,7 @@ def fit(tiny):
             examples,
             strategy=strategy,
             recipe=Recipe(steps=steps, **recipe),
+            made=made(Recipe(**recipe)),
             loss=tiny.task().loss,
             seed=0,
             on_step=on_step,

@@ -14,6 +14,7 @@ from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
 from ftbench.train.leaves import LeafCheck
+from tests.support import made
 
 ADVICE = r"register on model\.head or a stage in prepare\(\) .*switch off requires_grad"
 
@@ -50,6 +51,7 @@ def fit(tiny, tiny_model):
             pool.subset(np.arange(20)),
             strategy=strategy,
             recipe=Recipe(steps=steps, batch_size=5, learning_rate=0.01, **recipe),
+            made=made(Recipe(**recipe)),
             loss=(task or tiny.task()).loss,
             seed=0,
             validation=held,

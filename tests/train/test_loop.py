@@ -14,6 +14,7 @@ from ftbench.errors import DivergedError, RunTimeoutError
 from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
+from tests.support import made
 
 
 class Recorder:
@@ -60,6 +61,7 @@ def fit(tiny, tiny_model):
             examples,
             strategy=strategy or Full(),
             recipe=Recipe(**recipe),
+            made=made(Recipe(**recipe)),
             loss=loss or tiny.task().loss,
             seed=seed,
             deadline=deadline,
@@ -82,7 +84,7 @@ def mix_by_hand(images, plan):
     return torch.from_numpy(mixed), torch.tensor(weights)
 
 
-def train_by_hand(model, examples, rows_by_step, rates, recipe, seed):
+def train_by_hand(model, examples, rows_by_step, rates, recipe, mixing, seed):
     """A textbook loop: explicit decay groups, cross-entropy against soft labels, own clipping."""
     decayed = [p for _, p in model.named_parameters() if p.dim() > 1]
     others = [p for _, p in model.named_parameters() if p.dim() == 1]
@@ -101,12 +103,8 @@ def train_by_hand(model, examples, rows_by_step, rates, recipe, seed):
         norm.eval()
     for step, (rows, rate) in enumerate(zip(rows_by_step, rates, strict=True)):
         inputs, labels = examples.inputs[rows], F.one_hot(examples.targets[rows], 3).float()
-        if recipe.mixes:
-            plan = ops.sample_mix(
-                len(rows), 8, 8, mixup_alpha=recipe.mixup_alpha, cutmix_alpha=recipe.cutmix_alpha,
-                probability=recipe.mix_probability,
-                switch_probability=recipe.mix_switch_probability, seed=seed, step=step,
-            )  # fmt: skip
+        if mixing:
+            plan = ops.sample_mix(len(rows), 8, 8, **mixing, seed=seed, step=step)
             inputs, own = mix_by_hand(inputs, plan)
             labels = own[:, None] * labels + (1 - own[:, None]) * labels[plan.partner]
         labels = (1 - recipe.label_smoothing) * labels + recipe.label_smoothing / 3
@@ -133,16 +131,21 @@ CASES = {
     "constant": ([0.01] * 7, {"schedule": "constant"}),
     "warm-up": (
         [0.005, 0.01, 0.01, 0.008, 0.006, 0.004, 0.002],
-        {"schedule": "linear", "warmup": 2 / 7},
+        {"schedule": f"linear(warmup={2 / 7})"},
     ),
     "clipped": (COSINE, {"gradient_clip": 0.5, "optimizer": "sgd"}),
     "smoothed": (COSINE, {"label_smoothing": 0.3}),
-    "mixup": (COSINE, {"mixup_alpha": 0.4}),
-    "CutMix": (COSINE, {"cutmix_alpha": 1.0}),
+    "mixup": (COSINE, {"mixing": "mixup(alpha=0.4)"}),
+    "CutMix": (COSINE, {"mixing": "cutmix"}),
     "both": (
         COSINE,
-        {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_probability": 0.7, "label_smoothing": 0.1},
+        {"mixing": "mixup-or-cutmix(probability=0.7)", "label_smoothing": 0.1},
     ),
+}
+MIXING = {
+    "mixup": {"mixup_alpha": 0.4},
+    "CutMix": {"cutmix_alpha": 1.0},
+    "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 0.7},
 }
 
 
@@ -152,7 +155,10 @@ def test_the_loop_gives_the_weights_of_a_plain_torch_loop(fit, tiny, tiny_model,
     model, log, examples = fit(**changes)
     recipe = Recipe(steps=7, batch_size=6, learning_rate=0.01, **changes)
     expected = tiny_model()
-    last_loss = train_by_hand(expected, examples.examples, examples.rows, rates, recipe, seed=3)
+    mixing = MIXING.get(case)
+    last_loss = train_by_hand(
+        expected, examples.examples, examples.rows, rates, recipe, mixing, seed=3
+    )
     assert log.final_loss == pytest.approx(last_loss, rel=1e-4)
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(
@@ -302,12 +308,13 @@ def test_a_deadline_ends_the_training_with_the_step_it_reached(fit, clock):
 
 def test_mixing_needs_images(fit):
     vectors = ftbench.TensorExamples(torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64))
-    with pytest.raises(ftbench.FtbenchError, match=r"need images .*set recipe.mixup_alpha"):
+    with pytest.raises(ftbench.FtbenchError, match=r"needs images .*set recipe.mixing to \"none\""):
         train(
             ftbench.Model([("only", torch.nn.Linear(4, 4))], torch.nn.Linear(4, 2)),
             vectors,
             strategy=Full(),
-            recipe=Recipe(steps=1, mixup_alpha=1),
+            recipe=Recipe(steps=1),
+            made=made(Recipe(mixing="mixup")),
             loss=F.cross_entropy,
             seed=0,
         )

@@ -6,8 +6,10 @@ from torch import nn
 
 import ftbench
 from ftbench.recipe import Recipe
+from ftbench.recipe_parts import Schedule
+from ftbench.recipes.optimizers import SGD, AdamW, SGDOptions
 from ftbench.train.freezing import Freezer
-from ftbench.train.optimizer import build_optimizer, set_rates
+from ftbench.train.optimizer import build_optimizer, checked_factor, set_rates
 
 
 class PerStage(ftbench.Strategy):
@@ -45,11 +47,11 @@ def rates_of(model, strategy, progress):
 DECAYED = {"stages.0.0.weight", "stages.1.0.weight", "stages.2.2.weight", "head.weight"}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", [AdamW(), SGD()], ids=lambda made: made.name)
 def test_biases_and_norms_take_no_weight_decay(tiny_model, optimizer):
     model = tiny_model()
-    recipe = Recipe(optimizer=optimizer, weight_decay=0.3)
-    found = settings(build_optimizer(model, ftbench.Strategy(), recipe), model, "weight_decay")
+    built = build_optimizer(model, ftbench.Strategy(), 0.3, optimizer)
+    found = settings(built, model, "weight_decay")
     assert {name: decay for name, decay in found.items() if decay} == dict.fromkeys(DECAYED, 0.3)
     assert set(found) == {name for name, _ in model.named_parameters()}
 
@@ -60,7 +62,7 @@ def test_every_kind_of_norm_and_bias_is_spared():
         nn.MultiheadAttention(4, 2),
     )  # fmt: skip
     model = ftbench.Model([("mixed", stage)], nn.Linear(4, 2))
-    optimizer = build_optimizer(model, ftbench.Strategy(), Recipe(weight_decay=0.3))
+    optimizer = build_optimizer(model, ftbench.Strategy(), 0.3, AdamW())
     found = settings(optimizer, model, "weight_decay")
     assert {name for name, decay in found.items() if decay} == {
         "stages.0.5.in_proj_weight", "stages.0.5.out_proj.weight", "head.weight",
@@ -75,17 +77,19 @@ def test_a_strategy_may_spare_a_part_from_decay(tiny_model):
             return stage.is_head
 
     model = tiny_model()
-    optimizer = build_optimizer(model, HeadAlone(), Recipe(weight_decay=0.3))
+    optimizer = build_optimizer(model, HeadAlone(), 0.3, AdamW())
     found = settings(optimizer, model, "weight_decay")
     assert {name for name, decay in found.items() if decay} == {"head.weight"}
 
 
-def test_the_recipe_chooses_the_optimizer(tiny_model):
-    model = tiny_model()
-    adamw = build_optimizer(model, ftbench.Strategy(), Recipe())
-    sgd = build_optimizer(model, ftbench.Strategy(), Recipe(optimizer="sgd", momentum=0.8))
-    plain = build_optimizer(model, ftbench.Strategy(), Recipe(optimizer="sgd", momentum=0.0))
+def test_the_built_in_optimizers_are_torchs_with_their_options(tiny_model):
+    def built(optimizer):
+        return build_optimizer(tiny_model(), ftbench.Strategy(), 0.01, optimizer)
+
+    adamw, sgd = built(AdamW()), built(SGD(SGDOptions(momentum=0.8)))
+    plain = built(SGD(SGDOptions(momentum=0.0)))
     assert type(adamw) is torch.optim.AdamW
+    assert adamw.defaults["betas"] == (0.9, 0.999)
     assert type(sgd) is torch.optim.SGD
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
     assert (plain.defaults["momentum"], plain.defaults["nesterov"]) == (0.0, False)
@@ -94,9 +98,8 @@ def test_the_recipe_chooses_the_optimizer(tiny_model):
 @pytest.mark.parametrize(("step", "expected"), [(0, (8, 4, 2, 0)), (5, (16, 8, 4, 0))])
 def test_a_strategys_rates_reach_every_group(tiny_model, step, expected):
     model, strategy = tiny_model(), PerStage()
-    recipe = Recipe(learning_rate=8, schedule="constant")
-    optimizer = build_optimizer(model, strategy, recipe)
-    set_rates(optimizer, rates_of(model, strategy, step / 10), recipe, step, 10)
+    optimizer = build_optimizer(model, strategy, 0.0, AdamW())
+    set_rates(optimizer, rates_of(model, strategy, step / 10), Recipe(learning_rate=8), 1.0)
     for name, rate in settings(optimizer, model, "lr").items():
         index = 3 if name.startswith("head") else int(name.split(".")[1])
         assert rate == expected[index]
@@ -104,15 +107,15 @@ def test_a_strategys_rates_reach_every_group(tiny_model, step, expected):
 
 def test_head_factor_and_schedule_multiply_the_rate(tiny_model):
     model, strategy = tiny_model(), Rates()
-    recipe = Recipe(learning_rate=0.2, head_rate_factor=3, schedule="linear", warmup=0.2)
-    optimizer = build_optimizer(model, strategy, recipe)
+    recipe = Recipe(learning_rate=0.2, head_rate_factor=3)
+    optimizer = build_optimizer(model, strategy, 0.0, AdamW())
     rates = []
-    for step in range(10):
-        set_rates(optimizer, rates_of(model, strategy, step / 10), recipe, step, 10)
+    for factor in (0.5, 1.0, 0.25):
+        set_rates(optimizer, rates_of(model, strategy, 0.0), recipe, factor)
         found = settings(optimizer, model, "lr")
         assert found["head.weight"] == found["head.bias"] == 3 * found["stages.0.0.weight"]
         rates.append(found["stages.2.2.bias"])
-    assert rates == pytest.approx([0.1, 0.2, *(0.2 * k / 8 for k in range(8, 0, -1))])
+    assert rates == pytest.approx([0.1, 0.2, 0.05])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None, "1", torch.tensor(1.0)])
@@ -127,11 +130,23 @@ def test_a_rate_that_is_no_finite_number_is_refused(tiny_model, value):
 def test_what_prepare_froze_is_not_handed_to_the_optimizer(tiny_model):
     model = tiny_model()
     model.stages.requires_grad_(False)
-    optimizer = build_optimizer(model, ftbench.Strategy(), Recipe())
+    optimizer = build_optimizer(model, ftbench.Strategy(), 0.01, AdamW())
     assert set(settings(optimizer, model, "lr")) == {"head.weight", "head.bias"}
 
 
 def test_a_model_with_nothing_to_train_is_refused(tiny_model):
     model = tiny_model().requires_grad_(False)
     with pytest.raises(ftbench.FtbenchError, match=r"'rates' left no parameter .*prepare\(\)"):
-        build_optimizer(model, Rates(), Recipe())
+        build_optimizer(model, Rates(), 0.01, AdamW())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None, "1", True])
+def test_a_schedule_whose_factor_is_none_is_refused(value):
+    class Odd(Schedule):
+        name = "odd"
+
+        def factor(self, step, total_steps):
+            return value
+
+    with pytest.raises(ftbench.FtbenchError, match=r"schedule 'odd': factor\(3, 9\) returned"):
+        checked_factor(Odd(), 3, 9)

@@ -13,12 +13,14 @@ import ftbench
 from ftbench import rng
 from ftbench.backbone import parameter_count
 from ftbench.recipe import Recipe
+from ftbench.recipes.optimizers import AdamW
 from ftbench.strategies.ewc import EWC, EWCOptions
 from ftbench.strategies.head_only import HeadOnly
 from ftbench.strategies.l2sp import L2SP
 from ftbench.train import train
 from ftbench.train.freezing import Freezer
 from ftbench.train.optimizer import build_optimizer
+from tests.support import made
 
 ALL = ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
 
@@ -114,7 +116,9 @@ def fit(tiny, examples):
     def run(model, strategy, **recipe):
         recipe = Recipe(**{"steps": 3, "batch_size": 5, "learning_rate": 0.05, **recipe})
         loss = tiny.task().loss
-        return train(model, examples, strategy=strategy, recipe=recipe, loss=loss, seed=0)
+        return train(
+            model, examples, strategy=strategy, recipe=recipe, made=made(recipe), loss=loss, seed=0
+        )
 
     return run
 
@@ -183,7 +187,7 @@ def test_decay_and_rate_are_those_of_the_owner():
             return stage.is_head
 
     model = tied_model(stage_and_head)
-    groups = build_optimizer(model, OfTheHead(), Recipe(weight_decay=0.5)).param_groups
+    groups = build_optimizer(model, OfTheHead(), 0.5, AdamW()).param_groups
     by_parameter = {p: group for group in groups for p in group["params"]}
     assert set(by_parameter) == set(model.parameters())
     assert by_parameter[model.head.weight]["stage"].index == 1

@@ -16,6 +16,7 @@ from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
 from ftbench.train.statistics import Buffers, moving_modules
+from tests.support import made
 
 
 class HandNorm(nn.Module):
@@ -193,6 +194,7 @@ def fit(tiny):
         return train(
             model, tiny.task().pool(), strategy=strategy or Full(),
             recipe=Recipe(steps=steps, batch_size=6, learning_rate=0.01, **recipe),
+            made=made(Recipe(**recipe)),
             loss=tiny.task().loss, seed=0,
         )  # fmt: skip
 

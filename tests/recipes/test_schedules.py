@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftbench.recipe import Recipe
-from ftbench.train.schedule import schedule_factor
+from ftbench.recipes.schedules import Constant, Cosine, Linear, WarmupOptions
+
+SCHEDULES = {schedule.name: schedule for schedule in (Constant, Cosine, Linear)}
 
 
-def factors(total, **recipe):
-    recipe = Recipe(**recipe)
-    return [schedule_factor(recipe, step, total) for step in range(total)]
+def factors(total, schedule="cosine", warmup=0.0):
+    made = SCHEDULES[schedule](WarmupOptions(warmup=warmup))
+    return [made.factor(step, total) for step in range(total)]
 
 
 def test_constant_stays_at_one():
