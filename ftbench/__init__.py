@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftbench.backbone import Backbone, BackboneFamily, Model, Stage
+    from ftbench.backbone import Backbone, BackboneFamily, Model, Stage, undecayed_parameters
     from ftbench.component import Options
     from ftbench.config import SweepSpec, load_spec
     from ftbench.errors import FtbenchError
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
         TensorExamples,
         data_fingerprint,
     )
+    from ftbench.training import Data, Forward, Step
 
 _HOMES = {
-    "backbone": ("Backbone", "BackboneFamily", "Model", "Stage"),
+    "backbone": ("Backbone", "BackboneFamily", "Model", "Stage", "undecayed_parameters"),
     "component": ("Options",),
     "config": ("SweepSpec", "load_spec"),
     "errors": ("FtbenchError",),
@@ -66,6 +67,7 @@ _HOMES = {
         "TensorExamples",
         "data_fingerprint",
     ),
+    "training": ("Data", "Forward", "Step"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -75,8 +77,10 @@ __all__ = [
     "BackboneFamily",
     "Batch",
     "ClassificationTask",
+    "Data",
     "Examples",
     "Format",
+    "Forward",
     "FtbenchError",
     "Head",
     "Metric",
@@ -94,6 +98,7 @@ __all__ = [
     "Source",
     "SourceTask",
     "Stage",
+    "Step",
     "Strategy",
     "StrategyOptions",
     "SweepSpec",
@@ -107,6 +112,7 @@ __all__ = [
     "load_results",
     "load_spec",
     "run_sweep",
+    "undecayed_parameters",
 ]
 
 

@@ -17,7 +17,8 @@ from ftbench.offers import Kind, Offer
 class Stage:
     """What a strategy is told about one part of a model.
 
-    ``index`` counts from the input; the head's index is ``depth``, the number of stages.
+    ``index`` counts from the input; the head's index is ``depth``, the number of stages. What a
+    strategy adds to ``model.extras`` is a head-like one named ``extras``.
     """
 
     index: int
@@ -26,7 +27,7 @@ class Stage:
 
     @property
     def is_head(self) -> bool:
-        """Whether this is the new head rather than a stage of the backbone."""
+        """Whether this is the new head, or extras, rather than a stage of the backbone."""
         return self.index == self.depth
 
     @property
@@ -49,7 +50,8 @@ class Model(nn.Module):
 
     What flows between them is a tensor or a flat dict of tensors, rows first. The readout, which
     has no parameters, makes of the last stage's output the *features* that the head takes;
-    ``width`` is theirs, None where the model's maker did not say.
+    ``width`` is theirs, None where the model's maker did not say. ``extras`` holds what a strategy
+    trains besides, at the head's rate; it is emptied before the model is scored.
     """
 
     def __init__(
@@ -65,17 +67,20 @@ class Model(nn.Module):
         self.stages = nn.ModuleList(module for _, module in stages)
         self.readout = nn.Identity() if readout is None else readout
         self.head = head
+        self.extras = nn.ModuleDict()
         self.width = width
 
     def parts(self) -> list[tuple[Stage, nn.Module]]:
-        """Return each stage and then the head, with what a strategy is told about it."""
+        """Return each stage, then the head, then extras if any, with what a strategy is told."""
         depth = len(self.stages)
-        names = (*self.stage_names, "head")
-        modules = (*self.stages, self.head)
-        return [
+        found: list[tuple[Stage, nn.Module]] = [
             (Stage(index, depth, name), module)
-            for index, (name, module) in enumerate(zip(names, modules, strict=True))
+            for index, (name, module) in enumerate(zip(self.stage_names, self.stages, strict=True))
         ]
+        found.append((Stage(depth, depth, "head"), self.head))
+        if len(self.extras):
+            found.append((Stage(depth, depth, "extras"), self.extras))
+        return found
 
     def owned(self) -> list[Part]:
         """Return each part with the parameters that it owns, in order, each parameter once.
@@ -87,7 +92,7 @@ class Model(nn.Module):
         seen: set[nn.Parameter] = set()
         found = []
         for stage, module in self.parts():
-            prefix = "head" if stage.is_head else f"stages.{stage.index}"
+            prefix = stage.name if stage.is_head else f"stages.{stage.index}"
             named = dict(module.named_parameters(prefix))
             own = {name: parameter for name, parameter in named.items() if parameter not in seen}
             seen.update(own.values())
@@ -116,7 +121,7 @@ class Model(nn.Module):
 
         One that the head shares is among them, since a stage owns it.
         """
-        stages = self.owned()[:-1]
+        stages = self.owned()[: len(self.stages)]
         return {name: value for part in stages for name, value in part.parameters.items()}
 
 

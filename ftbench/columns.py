@@ -157,6 +157,12 @@ COLUMNS: tuple[Column, ...] = (
         "training loop divided by its steps, validations included",
     ),
     _cost(
+        "predict_row_seconds",
+        "prediction (s a row)",
+        "s",
+        "predicting the test set divided by its rows, outcomes included",
+    ),
+    _cost(
         "peak_memory_bytes",
         "peak memory (bytes)",
         "bytes",
@@ -205,6 +211,13 @@ COLUMNS: tuple[Column, ...] = (
         meaning="what happened, whatever the recipe asked: `update` where a buffer of the "
         "backbone, or a tensor that a module has as an attribute, moved in training; `frozen` "
         "where none did",
+    ),
+    *_same(
+        "forward and backward passes over a batch that a step took on average, repeats and a "
+        "strategy's extra ones included; what a strategy computes besides shows in seconds alone",
+        "protocol",
+        *("forward_passes", "backward_passes"),
+        unit="count",
     ),
     Column(
         "outcomes_fingerprint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,32 +13,10 @@ from torch.utils import _pytree
 from ftbench.answers import refusal, require, require_number
 from ftbench.columns import is_taken
 from ftbench.errors import FtbenchError
+from ftbench.predictions import joined, predict, predictions
 from ftbench.task import Examples, Task
 
-EVALUATION_BATCH = 256
 Score = TypeVar("Score")
-
-
-def predictions(
-    model: nn.Module, examples: Examples, batch_size: int = EVALUATION_BATCH
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (outputs, targets) batch by batch, in order; the model is left in eval mode."""
-    model.eval()
-    for start in range(0, len(examples), batch_size):
-        batch = examples.batch(np.arange(start, min(start + batch_size, len(examples))))
-        yield model(batch.inputs), batch.targets
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
-    """Return (outputs, targets) over all examples, in order; the model is left in eval mode."""
-    outputs, targets = zip(*predictions(model, examples), strict=True)
-    return _joined(outputs), _joined(targets)
-
-
-def _joined(batches: Sequence[Any]) -> Any:
-    """Return batches as one; those of a single number a row, and nothing but tensors, can be."""
-    return _pytree.tree_map(lambda *leaves: torch.cat(leaves), batches[0], *batches[1:])
 
 
 @torch.inference_mode()
@@ -60,7 +38,7 @@ def outcomes_of(
             keeping |= _one_a_row(task, "predictions", more, rows)
         found.append(outcomes)
         kept.append(keeping)
-    return _joined(found), _joined(kept)
+    return joined(found), joined(kept)
 
 
 def _one_a_row(task: Task, method: str, answer: object, rows: int) -> dict[str, Tensor]:
@@ -77,9 +55,37 @@ def _one_a_row(task: Task, method: str, answer: object, rows: int) -> dict[str, 
     return found
 
 
+@torch.inference_mode()
 def evaluate(model: nn.Module, examples: Examples, score: Callable[[Any, Any], Score]) -> Score:
     """Return ``score`` of the model's outputs and the targets of all examples."""
     return score(*predict(model, examples))
+
+
+_NEIGHBOURS = 16  # rows that are predicted together and in halves
+
+
+@torch.inference_mode()
+def refuse_neighbours(model: nn.Module, examples: Examples, strategy: str) -> None:
+    """Raise FtbenchError where the prediction of a row depends on the rows beside it.
+
+    Statistics of a test batch, say, or a memory of rows: whoever predicts one row would get another
+    answer. Up to 16 of the examples are predicted together and in halves.
+    """
+    rows = min(_NEIGHBOURS, len(examples))
+    if rows < 2:
+        return
+    few = examples.subset(np.arange(rows))
+    whole, halves = (predict(model, few, size)[0] for size in (rows, (rows + 1) // 2))
+    for one, other in zip(*map(_pytree.tree_leaves, (whole, halves)), strict=True):
+        # Kernels for another number of rows add up in another order.
+        scale = float(one.abs().max()) if one.is_floating_point() else 0.0
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+            off = float((one - other).abs().max())
+            raise FtbenchError(
+                f"strategy '{strategy}': the scored model's prediction of a row depends on the "
+                f"rows beside it: {rows} rows predicted in halves differ by up to {off:.2g}; "
+                "predict each row by itself"
+            )
 
 
 def checked_scores(task: Task, scored: object) -> dict[str, float]:

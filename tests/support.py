@@ -15,6 +15,8 @@ import ftbench
 from ftbench.ops import MixPlan
 from ftbench.plugins.recipe import make_recipe
 from ftbench.records import ComponentId, RunRecord, RunSpec, labels_of
+from ftbench.training import Data, TaskLoss
+from tests.tiny import TinyTask
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -202,6 +204,14 @@ def tiny_sweep(**changes):
     return ftbench.SweepSpec(
         **{"tasks": ("tiny",), "backbones": ("tiny-net",), **values}, device="cpu", recipe=recipe
     )
+
+
+def data_of(source=None, training=None, validation=None, *, task=None):
+    """Return what a strategy is handed, without what is not given."""
+    task = task or TinyTask()
+    data = Data(training, validation, source, TaskLoss(task), torch.Generator())
+    object.__setattr__(data, "_task", task)  # the loss holds it weakly
+    return data
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from ftbench.report.summary import Standing
 from ftbench.report.tables import summarize
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
-from tests.support import ROOT, TESTS, grid, tiny_sweep
+from tests.support import ROOT, TESTS, data_of, grid, tiny_sweep
 from tests.tiny import TinyPlugin
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
@@ -126,7 +126,7 @@ def test_the_pull_that_the_operators_page_shows_works(tiny_model):
     namespace = {}
     exec(code, namespace)
     model, strategy = tiny_model(), namespace["PullToStart"]()
-    strategy.prepare(model, None)
+    strategy.prepare(model, data_of())
     penalty = strategy.penalty(model)
     assert penalty.add_gradient_().item() == 0
     shared = list(model.shared_parameters().values())
@@ -185,7 +185,7 @@ def test_every_public_name_that_the_documents_use_is_public():
     for text in (README, PLUGINS):
         used = set(re.findall(r"\bftbench\.([A-Za-z_]+)", text))
         # Modules that are run, and files that are read.
-        assert used - {"pretrain", "toml"} <= set(ftbench.__all__), text[:40]
+        assert used - {"pretrain", "testing", "toml"} <= set(ftbench.__all__), text[:40]
 
 
 # README.md

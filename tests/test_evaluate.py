@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 import ftbench
-from ftbench.evaluate import EVALUATION_BATCH, evaluate, predict
+from ftbench.evaluate import evaluate
+from ftbench.predictions import BATCH, predict
 
 
 def examples(rows):
@@ -12,7 +13,7 @@ def examples(rows):
     return ftbench.TensorExamples(inputs, torch.arange(rows) % 7)
 
 
-@pytest.mark.parametrize("rows", [1, EVALUATION_BATCH, EVALUATION_BATCH + 1, 600])
+@pytest.mark.parametrize("rows", [1, BATCH, BATCH + 1, 600])
 def test_every_row_is_predicted_once_and_in_order(rows):
     data = examples(rows)
     outputs, targets = predict(nn.Identity(), data)

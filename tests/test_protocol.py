@@ -143,7 +143,7 @@ def test_8_a_failed_run_is_a_record_and_shown_as_missing(tiny_run, records):
     class Broken(ftbench.Strategy):
         name = "broken"
 
-        def finish(self, model):
+        def finish(self, model, data):
             raise RuntimeError("out of order")
 
     failed = tiny_run(Broken)

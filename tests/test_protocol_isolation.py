@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import ftbench
+from ftbench import subsets
 from ftbench.ops import MixPlan
 
 ALL = ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
@@ -25,7 +26,7 @@ class Noisy(ftbench.Strategy):
         torch.manual_seed(int(np.random.randint(100)))
         np.random.seed(3)
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         self._draw()
 
     def trains(self, stage, progress):
@@ -39,7 +40,7 @@ class Noisy(ftbench.Strategy):
     def penalty(self, model):
         self._draw()
 
-    def finish(self, model):
+    def finish(self, model, data):
         self._draw()
 
 
@@ -53,13 +54,13 @@ def watched(strategy, log):
     class Watched(strategy):
         name = f"watched-{strategy.name}"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             head = {name: value.clone() for name, value in model.head.state_dict().items()}
-            log.append(("prepare", model, source, head))
-            super().prepare(model, source)
+            log.append(("prepare", model, data.source, head))
+            super().prepare(model, data)
 
-        def finish(self, model):
-            super().finish(model)
+        def finish(self, model, data):
+            super().finish(model, data)
             log.append(("finish", model))
 
     return Watched
@@ -137,9 +138,9 @@ def test_1_no_path_leads_from_a_strategy_to_pool_test_or_held_out_rows(tiny, tin
     class Nosy(ftbench.Strategy):
         name = "nosy"
 
-        def prepare(self, model, source):
-            self.source = source
-            reached.append(rows_of(tensors_within_reach(self, model, source)))
+        def prepare(self, model, data):
+            self.data = data
+            reached.append(rows_of(tensors_within_reach(self, model, data)))
 
         def trains(self, stage, progress):
             reached.append(rows_of(tensors_within_reach(self, stage)))
@@ -148,15 +149,17 @@ def test_1_no_path_leads_from_a_strategy_to_pool_test_or_held_out_rows(tiny, tin
         def penalty(self, model):
             reached.append(rows_of(tensors_within_reach(self, model)))
 
-        def finish(self, model):
+        def finish(self, model, data):
             reached.append(rows_of(tensors_within_reach(self, model)))
 
-    assert tiny_run(Nosy, steps=2).status == "ok"
+    assert tiny_run(Nosy, steps=2, size=12).status == "ok"
     task = tiny.Task()
-    visible = rows_of([task.source().samples.inputs])
-    assert len(visible) == 24
+    budget = task.pool().subset(subsets.draw(task.pool().strata, 12, 0))
+    visible = rows_of([task.source().samples.inputs, budget.inputs])
+    assert len(visible) == 24 + 12
     assert set.union(*reached) == visible  # the search does find what is there
-    for hidden in (task.pool(), task.test(), task.source().held_out):
+    rest = np.setdiff1d(np.arange(60), subsets.draw(task.pool().strata, 12, 0))
+    for hidden in (task.pool().subset(rest), task.test(), task.source().held_out):
         assert not visible & rows_of([hidden.inputs])
 
 
@@ -164,8 +167,8 @@ def test_1_the_source_head_that_a_strategy_sees_is_a_copy(tiny_run):
     class Breaks(built_in("head-only")):
         name = "breaks"
 
-        def prepare(self, model, source):
-            for parameter in source.head.parameters():
+        def prepare(self, model, data):
+            for parameter in data.source.head.parameters():
                 parameter.data.zero_()
 
     scores = tiny_run(Breaks).scores
@@ -182,9 +185,9 @@ def test_1_the_source_samples_that_a_strategy_sees_are_a_copy(tiny, tiny_run):
     class Scribbles(ftbench.Strategy):
         name = "scribbles"
 
-        def prepare(self, model, source):
-            source.samples.inputs.zero_()
-            source.samples.targets.zero_()
+        def prepare(self, model, data):
+            data.source.samples.inputs.zero_()
+            data.source.samples.targets.zero_()
 
     before = tiny_run("ewc", task=Cached, steps=8)
     assert tiny_run(Scribbles, task=Cached).status == "ok"
@@ -248,7 +251,7 @@ def test_4_what_a_strategy_draws_is_a_function_of_the_runs_seed(tiny_run):
     class Draws(ftbench.Strategy):
         name = "draws"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
 
     for seed in (0, 0, 1):

@@ -311,7 +311,7 @@ def test_scores_and_costs_are_finite_numbers_under_their_names(tiny_run):
     }  # fmt: skip
     assert set(record.costs) == {
         "train_seconds", "train_cpu_seconds", "step_seconds",
-        "peak_memory_bytes", "trainable_parameters", "total_parameters",
+        "predict_row_seconds", "peak_memory_bytes", "trainable_parameters", "total_parameters",
     }  # fmt: skip
     assert np.isfinite([*record.scores.values(), *record.costs.values()]).all()
     assert record.environment["device_type"] == "cpu"

@@ -49,7 +49,7 @@ def test_what_the_harness_copies_and_loads_comes_before_memory_and_clock_start(
     class Prepares(ftbench.Strategy):
         name = "prepares"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             log.append("prepare")
 
     assert tiny_run(Prepares, task=WithSource).status == "ok"
@@ -65,8 +65,8 @@ def test_the_copy_of_the_source_is_gone_before_training_unless_a_strategy_keeps_
     class Looks(ftbench.Strategy):
         name = "looks"
 
-        def prepare(self, model, source):
-            self.samples = weakref.ref(source.samples.inputs)
+        def prepare(self, model, data):
+            self.samples = weakref.ref(data.source.samples.inputs)
 
         def penalty(self, model):
             alive.append(self.samples() is not None)
@@ -97,13 +97,13 @@ def test_seconds_are_those_of_preparation_steps_and_finish(tiny, tiny_run, monke
     class Slow(ftbench.Strategy):
         name = "slow"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             passing(1)
 
         def penalty(self, model):
             passing(10)
 
-        def finish(self, model):
+        def finish(self, model, data):
             passing(100)
 
     class SlowTask(tiny.Task):

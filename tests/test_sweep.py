@@ -34,7 +34,7 @@ class Fails(ftbench.Strategy):
     name = "fails"
     attempts = 0
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         type(self).attempts += 1
         raise ValueError("always")
 
@@ -150,7 +150,7 @@ def test_a_strategy_may_change_the_working_directory(tmp_path, monkeypatch):
     class Wanders(ftbench.Strategy):
         name = "wanders"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             os.chdir("/")
 
     monkeypatch.chdir(tmp_path)

@@ -265,7 +265,7 @@ def test_short_trials_estimate_the_time_and_store_nothing(tiny, clock):
     class Slow(ftbench.Strategy):
         name = "slow"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             clock.sleep(100)
 
         def penalty(self, model):

@@ -126,7 +126,7 @@ class Raises(ftbench.Strategy):
 
     name = "raises"
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         """Raise."""
         raise RuntimeError("no such luck")
 
@@ -157,7 +157,7 @@ class Slow(ftbench.Strategy):
 
         seconds: float = 0.05
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         """Sleep."""
         Slow.runs_before_it_waits -= 1
         time.sleep(600 if Slow.runs_before_it_waits < 0 else self.options.seconds)

@@ -128,6 +128,8 @@ def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
     typer.echo(f"results in {out}")
     typer.echo(_axes(plan))
     typer.echo(sweeps.describe(plan))
+    for warning in plan.warnings:
+        typer.echo(f"warning: {warning}")
     for reason, count in sweeps.reasons(plan).most_common():
         typer.echo(f"  {count} × {reason}")
     if plan.pending:

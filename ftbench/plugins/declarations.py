@@ -16,12 +16,15 @@ from ftbench.metric import METRIC_FIELDS, Metric
 from ftbench.offers import KINDS
 from ftbench.plugins.catalogue import name_problem
 from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
-from ftbench.strategy import Strategy
+from ftbench.strategy import INTERFACE, REFUSALS, Strategy
 from ftbench.task import ClassificationTask, Task
 
 _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...] = (
     (Component, "version", str, "a string"),
     (Strategy, "pretrained", bool, "True or False"),
+    (Strategy, "scheduled", bool, "True or False"),
+    (Strategy, "validates", bool, "True or False"),
+    (Strategy, "refuses", (tuple, list), "a tuple of what it refuses: ('mixing',)"),
     (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
     (Task, "needs", (tuple, list), "kinds of features in a tuple: ('pooled',)"),
     (Task, "inputs", str, "'image', 'text' or 'image+text'"),
@@ -36,6 +39,24 @@ _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
     (Augmentation, ("augment",)),
     (Head, ("build",)),
 )
+
+
+def interface_problem(plugin: Any) -> str:
+    """Return why a plugin cannot be taken in by the interface that it states, ``""`` if it can."""
+    stated: Any = getattr(plugin, "ftbench_interface", INTERFACE)
+    if isinstance(stated, bool) or not isinstance(stated, int):
+        return f"ftbench_interface is {stated!r}; expected a number, {INTERFACE} for this ftbench"
+    if stated > INTERFACE:
+        return (
+            f"it is written for interface {stated}, and this ftbench has {INTERFACE}; "
+            "upgrade ftbench"
+        )
+    if stated < INTERFACE:
+        return (
+            f"it is written for interface {stated}, and this ftbench has {INTERFACE}, whose "
+            "CHANGELOG says what changed; upgrade the plugin"
+        )
+    return ""
 
 
 def component_problem(component: Any, base: type[Component]) -> str:
@@ -93,6 +114,10 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
             yield from _unless_is(component, member, kind, expected)
     if issubclass(component, ClassificationTask) and getattr(component, "classes", 1) < 1:
         yield f"{called}.classes is {component.classes!r}; expected at least 1"
+    refused: Any = getattr(component, "refuses", ())
+    for item in refused if isinstance(refused, tuple | list) else ():
+        if item not in REFUSALS:
+            yield f"{called}.refuses names {item!r}; expected of {', '.join(REFUSALS)}"
     needs: Any = getattr(component, "needs", ())
     if issubclass(component, Task) and isinstance(needs, tuple | list):
         yield from _needs_problems(called, needs)
@@ -173,6 +198,12 @@ def _can_be_called(method: object) -> bool:
 
 def _signature_problems(name: str, method: Any, known: Any) -> Iterator[str]:
     asked = inspect.signature(known)
+    if name == "prepare" and "source" in inspect.signature(method).parameters:
+        yield (
+            "prepare(model, source) is of interface 1; it is prepare(model, data) now, and the "
+            "source is data.source"
+        )
+        return
     keywords = {p.name: None for p in asked.parameters.values() if p.kind is p.KEYWORD_ONLY}
     positional = [None] * (len(asked.parameters) - len(keywords))
     try:

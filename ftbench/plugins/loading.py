@@ -138,6 +138,9 @@ def _register(
     unmarked = next(_unmarked_hooks(plugin), None)
     if unmarked:
         raise PluginError(f"{unmarked} lacks @ftbench.hookimpl, so it would never be called")
+    stated = _interface_problem(plugin)
+    if stated:
+        raise PluginError(stated)
     try:
         manager.register(plugin, name=name)
         manager.check_pending()
@@ -171,6 +174,15 @@ def _refuse_other_hooks(
             f"an entry point named '{entry_point}' brings {own}() alone, and this one has "
             f"{others[0]}() as well; give the entry point another name"
         )
+
+
+def _interface_problem(plugin: Any) -> str:
+    """Return what is wrong with the interface that a plugin states; most state none."""
+    if not hasattr(plugin, "ftbench_interface"):
+        return ""
+    from ftbench.plugins.declarations import interface_problem  # torch comes with it
+
+    return interface_problem(plugin)
 
 
 def _unmarked_hooks(plugin: Any) -> Iterator[str]:

@@ -33,7 +33,7 @@ def notes_under(
     notes = [_what_varies(ok, metric, scores)]
     notes += [] if metric.cost else _overlap(ok, scores)
     notes += [*_right_hand_columns(ok, metric), *_tests(metric, scores, comparisons)]
-    notes += [*_missing_runs(group), *_environment(ok)]
+    notes += [*_missing_runs(group), *_passes(ok), *_environment(ok)]
     notes += _waiting(ok) if comparable else []
     if not comparable:
         notes.append("Timings come from several devices and are not compared.")
@@ -76,6 +76,22 @@ def _these_rows(ok: pd.DataFrame, column: str) -> str:
     counts = [f"{count:,}" for count in row_counts(ok, column)]
     number = " to ".join(dict.fromkeys([counts[0], counts[-1]])) + " " if counts else ""
     return f"these {number}{column.replace('_', ' ')}"
+
+
+def _passes(ok: pd.DataFrame) -> Iterator[str]:
+    """Yield how many passes a step takes, where the strategies differ in it."""
+    if "forward_passes" not in ok or "backward_passes" not in ok:
+        return
+    found = ok.dropna(subset=["forward_passes", "backward_passes"]).groupby("strategy")
+    means = found[["forward_passes", "backward_passes"]].mean()
+    kinds = {tuple(row) for row in means.itertuples(index=False)}
+    if len(kinds) > 1:
+        more = [
+            f"{name} {forward:.3g} forward and {backward:.3g} backward"
+            for name, forward, backward in means.itertuples()
+            if (forward, backward) != (1.0, 1.0)
+        ]
+        yield f"Passes over a batch in a step, where other than one: {', '.join(more)}."
 
 
 def _overlap(ok: pd.DataFrame, scores: Mapping[int, Scores]) -> Iterator[str]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ftbench import rng, subsets
 from ftbench.answers import require
 from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
 from ftbench.errors import DivergedError, FtbenchError
-from ftbench.evaluate import checked_scores, outcomes_of
+from ftbench.evaluate import checked_scores, outcomes_of, refuse_neighbours
 from ftbench.memory import PeakMemory
 from ftbench.offers import Offer
 from ftbench.outcomes import Keep, Outcomes, fingerprint, pack
@@ -37,6 +38,7 @@ from ftbench.train import (
     rehearse_optimizer,
     train,
 )
+from ftbench.training import Data, TaskLoss
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ def carry_out(
     retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
     _check_features(parts, model, offer, retention, budget)
     before = source_accuracy(parts.task, retention, model, parts.device)
-    costs = _fine_tune(parts, model, budget, retention, deadline, on_step)
-    results, outcomes, test_rows = _scores(parts, model, keep)
+    costs, scored = _fine_tune(parts, model, budget, retention, deadline, on_step)
+    with rng.isolated(parts.spec.seed, "neighbours"):
+        refuse_neighbours(scored, budget.training, parts.strategy.name)
+    results, outcomes, predicted = _scores(parts, scored, keep)
     if before is not None:
         after = source_accuracy(parts.task, retention, model, parts.device)
         assert after is not None  # as before training
@@ -121,9 +125,9 @@ def carry_out(
     _refuse_nonfinite(results)
     return {
         "scores": results,
-        "costs": _costs(costs, model, shares_process=shares_process),
+        "costs": _costs(costs, model, predicted, shares_process=shares_process),
         "protocol": {
-            **_protocol(parts, budget, costs.log, test_rows, retention),
+            **_protocol(parts, budget, costs.log, predicted.rows, retention),
             "outcomes_fingerprint": fingerprint(outcomes),
         },
         "outcomes": pack(outcomes),
@@ -139,7 +143,7 @@ def draw_budget(parts: Parts) -> Budget:
     rows = subsets.draw(strata, size, seed)
     chosen = pool.subset(rows)
     training, validation = chosen, None
-    if parts.recipe.patience is not None:
+    if parts.recipe.patience is not None or parts.strategy.validates:
         share = parts.recipe.validation_share
         kept, held = subsets.split_validation(strata[rows], share, seed)
         training, validation = chosen.subset(kept), chosen.subset(held).to(parts.device)
@@ -196,18 +200,21 @@ def _fine_tune(
     retention: Retention | None,
     deadline: float | None,
     on_step: Callable[[int, int], None] | None,
-) -> Costs:
-    """Prepare, train and finish the model in place; return what that took."""
+) -> tuple[Costs, nn.Module]:
+    """Prepare, train and finish the model in place; return what that took and what is scored."""
     # What the harness copies and loads for itself comes before clock and memory start.
     rehearse_optimizer(parts.made.optimizer, parts.device)
-    visible = visible_source(parts.task, retention, model, parts.device)
+    generator = torch.Generator(parts.device)
+    data = _visible(parts, budget, retention, model, generator)
+    generator.manual_seed(rng.torch_seed(parts.spec.seed, "strategy", "prepare"))
     wait_for(parts.device)
     peak, watch = PeakMemory(parts.device), Stopwatch()
-    parts.strategy.prepare(model, visible)
+    parts.strategy.prepare(model, data)
+    model.extras.to(parts.device)
     wait_for(parts.device)
     prepare = watch.read()
     peak.mark()  # the warm-up that comes now is no part of the run
-    del visible  # its memory is the strategy's where it keeps it, and else nobody's
+    del data  # its memory is the strategy's where it keeps it, and else nobody's
     log = train(
         model,
         budget.training,
@@ -217,23 +224,74 @@ def _fine_tune(
         made=parts.made,
         loss=parts.task.loss,
         seed=parts.spec.seed,
+        generator=generator,
         deadline=deadline,
         on_ready=peak.skip,
         on_step=on_step,
     )
+    finish, scored = _finish(parts, model, budget, retention, generator)
+    costs = Costs(log, prepare + log.loop + finish, peak.peak_bytes())
+    model.extras.clear()
+    return costs, scored
+
+
+def _finish(
+    parts: Parts,
+    model: Model,
+    budget: Budget,
+    retention: Retention | None,
+    generator: torch.Generator,
+) -> tuple[Seconds, nn.Module]:
+    """Return what finishing took, and the module that is scored."""
+    if type(parts.strategy).finish is Strategy.finish:
+        return Seconds(), model
+    data = _visible(parts, budget, retention, model, generator)
+    generator.manual_seed(rng.torch_seed(parts.spec.seed, "strategy", "finish"))
     watch = Stopwatch()
-    parts.strategy.finish(model)
+    answer: object = parts.strategy.finish(model, data)
     wait_for(parts.device)
-    return Costs(log, prepare + log.loop + watch.read(), peak.peak_bytes())
+    took = watch.read()
+    what = f"strategy '{parts.strategy.name}': finish() returned"
+    scored = model if answer is None else answer
+    return took, require(scored, nn.Module, what, "a torch.nn.Module or None")
 
 
-def _scores(parts: Parts, model: Model, keep: Keep) -> tuple[dict[str, float], Outcomes, int]:
-    """Return the scores on the test set, the kept outcomes, and its rows: the one look at it."""
+def _visible(
+    parts: Parts,
+    budget: Budget,
+    retention: Retention | None,
+    model: Model,
+    generator: torch.Generator,
+) -> Data:
+    """Return what the strategy may look at."""
+    return Data(
+        training=budget.training,
+        validation=budget.validation,
+        source=visible_source(parts.task, retention, model, parts.device),
+        loss=TaskLoss(parts.task),
+        generator=generator,
+    )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many test rows were predicted, and how long that took."""
+
+    rows: int
+    seconds: Seconds
+
+
+def _scores(
+    parts: Parts, model: nn.Module, keep: Keep
+) -> tuple[dict[str, float], Outcomes, Predicted]:
+    """Return the scores on the test set and the kept outcomes: the one look at it."""
     test = require_rows(parts.task, "test()", parts.task.test(), "to").to(parts.device)
-    predicted = keep == "predictions"
-    outcomes, kept = outcomes_of(parts.task, model, test, predicted=predicted)
+    watch = Stopwatch()
+    outcomes, kept = outcomes_of(parts.task, model, test, predicted=keep == "predictions")
+    wait_for(parts.device)
+    predicted = Predicted(len(test), watch.read())
     scored = checked_scores(parts.task, parts.task.score(outcomes))
-    return scored, {name: values.cpu().numpy() for name, values in kept.items()}, len(test)
+    return scored, {name: values.cpu().numpy() for name, values in kept.items()}, predicted
 
 
 def _refuse_nonfinite(results: dict[str, float]) -> None:
@@ -242,11 +300,14 @@ def _refuse_nonfinite(results: dict[str, float]) -> None:
             raise DivergedError(f"the score {name} is {value}")
 
 
-def _costs(costs: Costs, model: Model, *, shares_process: bool) -> dict[str, float | None]:
+def _costs(
+    costs: Costs, model: Model, predicted: Predicted, *, shares_process: bool
+) -> dict[str, float | None]:
     return {
         "train_seconds": costs.seconds.wall,
         "train_cpu_seconds": costs.seconds.cpu,
         "step_seconds": costs.log.loop.wall / costs.log.steps,
+        "predict_row_seconds": predicted.seconds.wall / predicted.rows,
         "peak_memory_bytes": None if shares_process else costs.peak_bytes,
         "trainable_parameters": costs.log.trainable_parameters,
         "total_parameters": parameter_count(model),
@@ -275,4 +336,6 @@ def _protocol(
         "validation_loss": log.validation_loss,
         "final_loss": log.final_loss,
         "norm_statistics": log.norm_statistics,
+        "forward_passes": log.passes.forward / max(1, log.passes.steps),
+        "backward_passes": log.passes.backward / max(1, log.passes.steps),
     }

@@ -13,7 +13,7 @@ from ftbench.errors import SpecError
 from ftbench.fisher import diagonal_fisher
 from ftbench.ops import QuadraticPenalty
 from ftbench.strategy import Strategy, StrategyOptions
-from ftbench.task import Source
+from ftbench.training import Data
 
 
 class EWCOptions(StrategyOptions):
@@ -32,8 +32,9 @@ class EWC(Strategy[EWCOptions]):
     name = "ewc"
     version = "1"
 
-    def prepare(self, model: Model, source: Source | None) -> None:
+    def prepare(self, model: Model, data: Data) -> None:
         """Estimate the pre-trained model's Fisher with its own head on source samples."""
+        source = data.source
         if source is None:
             raise SpecError(
                 "ewc needs a source task: this task and backbone share none; "

@@ -7,7 +7,7 @@ from pydantic import Field
 from ftbench.backbone import Model, Stage, undecayed_parameters
 from ftbench.ops import QuadraticPenalty
 from ftbench.strategy import Strategy, StrategyOptions
-from ftbench.task import Source
+from ftbench.training import Data
 
 
 class L2SPOptions(StrategyOptions):
@@ -26,11 +26,12 @@ class L2SP(Strategy[L2SPOptions]):
     name = "l2sp"
     version = "1"
 
-    def prepare(self, model: Model, source: Source | None) -> None:
+    def prepare(self, model: Model, data: Data) -> None:
         """Remember the starting point."""
         spared = set() if self.options.biases_and_norms else undecayed_parameters(model)
         shared = [p for p in model.shared_parameters().values() if p not in spared]
-        head = [p for p in model.owned()[-1].parameters.values() if p not in spared]
+        heads = [part for part in model.owned() if part.stage.is_head]
+        head = [p for part in heads for p in part.parameters.values() if p not in spared]
         self._penalty = QuadraticPenalty(
             [*shared, *head],
             [*(p.detach().clone() for p in shared), *(None for _ in head)],

@@ -7,7 +7,7 @@ from pydantic import Field
 from ftbench.backbone import Model, Stage
 from ftbench.errors import SpecError
 from ftbench.strategy import Strategy, StrategyOptions
-from ftbench.task import Source
+from ftbench.training import Data
 
 
 class PartialOptions(StrategyOptions):
@@ -22,7 +22,7 @@ class Partial(Strategy[PartialOptions]):
     name = "partial"
     version = "1"
 
-    def prepare(self, model: Model, source: Source | None) -> None:
+    def prepare(self, model: Model, data: Data) -> None:
         """Refuse more stages than there are: the run would be full fine-tuning by another name."""
         if self.options.stages > len(model.stages):
             raise SpecError(

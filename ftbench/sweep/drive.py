@@ -96,6 +96,8 @@ class _Drive:
             keep=spec.keep,
         )
         self.progress.planned(plan)
+        for warning in plan.warnings:
+            self.progress.warned(warning)
         try:
             for record in executor.map(plan.pending, work, _Announced(self)):
                 self.opened.append(record)

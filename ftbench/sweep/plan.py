@@ -33,6 +33,7 @@ class Plan:
     others: int = 0  # stored runs that are not of the grid
     held: Snapshot = NOTHING
     retry: tuple[Status, ...] = DEFAULT_RETRY
+    warnings: Sequence[str] = ()  # what a reader of its table should know beforehand
 
     @property
     def records(self) -> Sequence[RunRecord]:
@@ -42,7 +43,7 @@ class Plan:
     def against(self, records: Sequence[RunRecord]) -> Plan:
         """Return the plan of the same grid with other records."""
         plan = make_plan(self.runs, records, self.retry, device_type=self.device_type)
-        return replace(plan, held=Snapshot(records))
+        return replace(plan, held=Snapshot(records), warnings=self.warnings)
 
     def name(self, run: RunSpec | RunRecord) -> str:
         """Return a run's short name, with those of task, backbone and recipe that differ in it."""
@@ -78,7 +79,19 @@ def plan_for(
     device_type = resolve_device(spec.device).partition(":")[0]
     held = directory if isinstance(directory, Snapshot) else store.snapshot(directory)
     plan = make_plan(runs, held.records, retry, device_type=device_type)
-    return replace(plan, held=held)
+    return replace(plan, held=held, warnings=_warnings(runs, catalogue))
+
+
+def _warnings(runs: Sequence[RunSpec], catalogue: Catalogue) -> list[str]:
+    """Return what is legitimate in a plan and may surprise."""
+    names = {run.strategy.name for run in runs if run.recipe.get("patience") is not None}
+    shared = [n for n in sorted(names) if catalogue.find("strategy", n).value.validates]
+    if not shared:
+        return []
+    return [
+        f"{' and '.join(shared)} and early stopping choose on the same validation rows, which "
+        "favours the weights that stopping chose; leave recipe.patience out for a fair choice"
+    ]
 
 
 def make_plan(

@@ -47,7 +47,8 @@ class Freezer:
     @property
     def frozen_stages(self) -> int:
         """How many leading stages are frozen now."""
-        return next((i for i, trains in enumerate(self.now[:-1]) if trains), len(self.now) - 1)
+        depth = len(self._model.stages)
+        return next((i for i, trains in enumerate(self.now[:depth]) if trains), depth)
 
     @property
     def anything_trains(self) -> bool:

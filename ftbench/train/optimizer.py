@@ -26,7 +26,7 @@ def build_optimizer(
     """
     groups: list[dict[str, Any]] = []
     undecayed = undecayed_parameters(model)
-    for part in model.owned():
+    for index, part in enumerate(model.owned()):
         trainable = [p for p in part.parameters.values() if p.requires_grad]
         answer = strategy.decays(part.stage)
         is_decayed = require_flag(answer, strategy, f"decays() for {part.stage.name}")
@@ -36,7 +36,8 @@ def build_optimizer(
             ]
             if parameters:
                 decay = weight_decay if decays and is_decayed else 0.0
-                groups.append({"params": parameters, "weight_decay": decay, "stage": part.stage})
+                described = {"weight_decay": decay, "stage": part.stage, "part": index}
+                groups.append({"params": parameters, **described})
     if not groups:
         raise FtbenchError(
             f"strategy '{strategy.name}' left no parameter that requires a gradient; "
@@ -77,4 +78,4 @@ def set_rates(
     for group in optimizer.param_groups:
         stage: Stage = group["stage"]
         head_factor = recipe.head_rate_factor if stage.is_head else 1.0
-        group["lr"] = base * rates[stage.index] * head_factor
+        group["lr"] = base * rates[group["part"]] * head_factor

@@ -78,7 +78,7 @@ def check_features(
     with untouched(list(modules.modules())[1:]):
         modules.eval()
         flows, before, rows = inputs, "the task's inputs", _rows(inputs)
-        for stage, module in model.parts()[:-1]:
+        for stage, module in model.parts()[: len(model.stages)]:
             flows = _passed(name, f"stage '{stage.name}'", module, flows, before)
             before = f"what stage '{stage.name}' returns"
             problem = _flow_problem(flows, rows)

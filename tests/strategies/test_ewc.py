@@ -8,6 +8,7 @@ import ftbench
 from ftbench.recipes.optimizers import AdamW
 from ftbench.strategies.ewc import EWC, EWCOptions
 from ftbench.train.optimizer import build_optimizer
+from tests.support import data_of
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def anchored_strengths(strategy, model):
 def test_the_empirical_fisher_is_measured_sample_by_sample_with_the_source_head(source, samples):
     model, seen = source
     strategy = EWC(EWCOptions(fisher="empirical", samples=samples, strength=7.0))
-    strategy.prepare(model, seen)
+    strategy.prepare(model, data_of(seen))
     expected = fisher_by_hand(model, seen, seen.samples.targets, min(samples, 24))
     assert max(float(e.max()) for e in expected) > 1e-3
     for found, fisher in zip(anchored_strengths(strategy, model), expected, strict=True):
@@ -51,7 +52,7 @@ def test_the_empirical_fisher_is_measured_sample_by_sample_with_the_source_head(
 def test_the_true_fisher_is_that_of_the_library(source):
     model, seen = source
     strategy = EWC(EWCOptions(strength=2.0))
-    strategy.prepare(model, seen)
+    strategy.prepare(model, data_of(seen))
     whole = nn.Sequential(*model.stages, seen.head)
     names = [name for name, _ in whole.named_parameters() if not name.startswith("3.")]
     fisher = ftbench.diagonal_fisher(whole, seen.samples.inputs, parameters=names)
@@ -77,7 +78,7 @@ def test_the_true_fisher_draws_labels_from_the_models_own_prediction(source):
     traces = {}
     for kind in ("true", "empirical"):
         strategy = EWC(EWCOptions(strength=1.0, fisher=kind))
-        strategy.prepare(model, ftbench.Source(many, seen.head))
+        strategy.prepare(model, data_of(ftbench.Source(many, seen.head)))
         traces[kind] = sum(s.sum().item() for s in anchored_strengths(strategy, model))
     assert traces["true"] == pytest.approx(expected, rel=0.2)
     assert traces["empirical"] > 1.5 * expected
@@ -86,7 +87,7 @@ def test_the_true_fisher_draws_labels_from_the_models_own_prediction(source):
 def test_the_penalty_is_zero_at_the_start_and_follows_the_formula_after(source):
     model, seen = source
     strategy = EWC(EWCOptions(fisher="empirical", strength=50.0))
-    strategy.prepare(model, seen)
+    strategy.prepare(model, data_of(seen))
     assert strategy.penalty(model).value().item() == 0
     fisher = fisher_by_hand(model, seen, seen.samples.targets, 24)
     torch.manual_seed(0)
@@ -104,7 +105,7 @@ def test_measuring_the_fisher_leaves_the_model_as_it_was(source):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    EWC().prepare(model, seen)
+    EWC().prepare(model, data_of(seen))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -113,7 +114,7 @@ def test_measuring_the_fisher_leaves_the_model_as_it_was(source):
 def test_without_a_source_it_is_refused_with_a_way_out(source):
     model, _ = source
     with pytest.raises(ftbench.FtbenchError, match=r"ewc needs a source task.*; l2sp holds"):
-        EWC().prepare(model, None)
+        EWC().prepare(model, data_of())
 
 
 def test_a_run_without_a_source_fails_with_that_message(tiny, tiny_run):

@@ -8,7 +8,7 @@ from ftbench.recipes.optimizers import AdamW
 from ftbench.strategies.l2sp import L2SP, L2SPOptions
 from ftbench.train import train
 from ftbench.train.optimizer import build_optimizer
-from tests.support import made
+from tests.support import data_of, made
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def moved_model(tiny_model):
 
     def make(**options):
         model, strategy = tiny_model(), L2SP(L2SPOptions(**options))
-        strategy.prepare(model, None)
+        strategy.prepare(model, data_of())
         start = {name: p.detach().clone().double() for name, p in model.named_parameters()}
         torch.manual_seed(0)
         with torch.no_grad():
@@ -66,7 +66,7 @@ def test_a_strong_pull_keeps_the_weights_near_their_start(tiny, tiny_model):
     distances = {}
     for alpha in (0.0, 1.0, 10.0):
         model, strategy = tiny_model(), L2SP(L2SPOptions(alpha=alpha))
-        strategy.prepare(model, None)
+        strategy.prepare(model, data_of())
         recipe = Recipe(steps=30, learning_rate=0.02, optimizer="sgd", batch_size=10)
         loss = tiny.task().loss
         train(model, pool, strategy=strategy, recipe=recipe, made=made(recipe), loss=loss, seed=0)
@@ -77,7 +77,7 @@ def test_a_strong_pull_keeps_the_weights_near_their_start(tiny, tiny_model):
 
 def test_the_default_holds_biases_and_norms_too(tiny_model):
     model, strategy = tiny_model(), L2SP()
-    strategy.prepare(model, None)
+    strategy.prepare(model, data_of())
     held = {id(p) for p in strategy.penalty(model).parameters}
     assert held == {id(p) for p in model.parameters()}
     assert {id(p) for p in undecayed_parameters(model)} < held

@@ -9,8 +9,8 @@ def test_it_starts_from_random_weights_that_the_seed_draws(tiny, tiny_run):
     class Watched(ftbench.load_catalogue().find("strategy", "scratch").value):
         name = "watched"
 
-        def prepare(self, model, source):
-            seen.append((model.stages[0][0].weight.detach().clone(), source))
+        def prepare(self, model, data):
+            seen.append((model.stages[0][0].weight.detach().clone(), data.source))
 
     for seed in (0, 0, 1):
         assert tiny_run(Watched, seed=seed).status == "ok"
@@ -39,7 +39,7 @@ def test_random_weights_do_not_move_with_what_a_strategy_draws(tiny_run):
         name = "plain"
         pretrained = False
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             weights.append(model.stages[0][0].weight.detach().clone())
 
     class Draws(Plain):

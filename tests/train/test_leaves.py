@@ -14,7 +14,7 @@ from ftbench.recipe import Recipe
 from ftbench.strategies.full import Full
 from ftbench.train import train
 from ftbench.train.leaves import LeafCheck
-from tests.support import made
+from tests.support import data_of, made
 
 ADVICE = r"register on model\.head or a stage in prepare\(\) .*switch off requires_grad"
 
@@ -29,7 +29,7 @@ class Penalized(ftbench.Strategy):
         self._setup, self._function, self._trains = setup, penalty, trains
         self.count = 0
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         self._setup(self, model)
 
     def trains(self, stage, progress):
@@ -44,7 +44,7 @@ class Penalized(ftbench.Strategy):
 def fit(tiny, tiny_model):
     def run(strategy, *, task=None, steps=4, validation=None, **recipe):
         model, pool = tiny_model(), tiny.task().pool()
-        strategy.prepare(model, None)
+        strategy.prepare(model, data_of())
         held = pool.subset(np.arange(40, 60)) if validation else None
         train(
             model,
@@ -269,7 +269,7 @@ def test_a_run_whose_penalty_has_a_parameter_of_its_own_fails_with_that_message(
     class Gated(ftbench.Strategy):
         name = "gated"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             self.gate = nn.Parameter(torch.zeros(()))
 
         def penalty(self, model):

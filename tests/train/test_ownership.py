@@ -20,7 +20,7 @@ from ftbench.strategies.l2sp import L2SP
 from ftbench.train import train
 from ftbench.train.freezing import Freezer
 from ftbench.train.optimizer import build_optimizer
-from tests.support import made
+from tests.support import data_of, made
 
 ALL = ("scratch", "full", "partial", "progressive", "head-only", "l2sp", "ewc")
 
@@ -196,7 +196,7 @@ def test_decay_and_rate_are_those_of_the_owner():
 
 def test_l2sp_pulls_a_shared_parameter_once_and_to_its_start():
     model, strategy = tied_model(stage_and_head), L2SP()
-    strategy.prepare(model, None)
+    strategy.prepare(model, data_of())
     penalty = strategy.penalty(model)
     strengths = dict(zip(penalty.parameters, penalty.strength, strict=True))
     assert len(penalty.parameters) == len(set(penalty.parameters)) == len(list(model.parameters()))
@@ -222,7 +222,7 @@ def test_ewc_counts_every_use_of_a_shared_parameter(tie, examples):
     source_head.weight = next(p for p in model.stages[1].parameters() if p.shape == (6, 6))
     strategy = EWC(EWCOptions(fisher="empirical", strength=1.0))
     state = [*model.named_parameters(remove_duplicate=False)]
-    strategy.prepare(model, ftbench.Source(examples, source_head))
+    strategy.prepare(model, data_of(ftbench.Source(examples, source_head)))
     after = [*model.named_parameters(remove_duplicate=False)]
     assert [(name, id(p)) for name, p in after] == [(name, id(p)) for name, p in state]
     whole = nn.Sequential(*model.stages, source_head).eval()
@@ -270,9 +270,9 @@ def test_a_source_head_that_shares_with_a_stage_still_does_where_a_strategy_sees
     class Looks(ftbench.Strategy):
         name = "looks"
 
-        def prepare(self, model, source):
-            seen.append(source.head.weight is model.stages[3][1].weight)
-            seen.append(source.head.bias is not None)
+        def prepare(self, model, data):
+            seen.append(data.source.head.weight is model.stages[3][1].weight)
+            seen.append(data.source.head.bias is not None)
 
     assert tiny_run(Looks, backbone=tied_net(tiny)).status == "ok"
     assert seen == [True, True]
@@ -281,7 +281,7 @@ def test_a_source_head_that_shares_with_a_stage_still_does_where_a_strategy_sees
 class TiesTheHead(HeadOnly):
     name = "ties-the-head"
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         model.head = nn.Linear(8, 3, bias=False)
         model.stages[1][0].tied = model.head.weight
 
@@ -289,14 +289,14 @@ class TiesTheHead(HeadOnly):
 class HasNoHead(HeadOnly):
     name = "has-no-head"
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         model.head = nn.Identity()
 
 
 class FreezesTheHead(HeadOnly):
     name = "freezes-the-head"
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         model.head.requires_grad_(False)
 
 

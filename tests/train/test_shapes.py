@@ -48,7 +48,7 @@ def net(tiny, stages, features=8, head=None):
 class Trained(ftbench.Strategy):
     name = "trained"
 
-    def prepare(self, model, source):
+    def prepare(self, model, data):
         raise AssertionError("prepare() was called")
 
 

@@ -109,7 +109,7 @@ class Stubborn(HandNorm):
 
     def forward(self, x):
         self.running.mul_(0.9).add_(0.1 * self.statistics(x))
-        return self.dropout(x - self.running[:, None, None])
+        return self.dropout(x)
 
 
 class FromTheThirdBatchOn(HandNorm):
@@ -429,10 +429,10 @@ def test_what_finish_and_prepare_do_on_purpose_is_no_movement(tiny, tiny_run):
     class Adapts(ftbench.Strategy):
         name = "adapts"
 
-        def prepare(self, model, source):
+        def prepare(self, model, data):
             model.stages[0][1].running += 1
 
-        def finish(self, model):
+        def finish(self, model, data):
             model.stages[0][1].running += 1
 
     record = tiny_run(Adapts, backbone=net_with(tiny, HandNorm))
