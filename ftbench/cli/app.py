@@ -141,8 +141,8 @@ def table(
         str | None,
         typer.Option(
             "--format",
-            help="terminal, markdown, csv, comparisons or a plugin's; by default terminal on one, "
-            "and markdown in a pipe.",
+            help="terminal, markdown, csv, comparisons, curves (an SVG) or a plugin's; by default "
+            "terminal on one, and markdown in a pipe.",
         ),
     ] = None,
     metric: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -55,7 +56,7 @@ def _varying_settings(groups: Sequence[pd.DataFrame]) -> list[str]:
 
 def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table:
     first = group.iloc[0]
-    settings = [f"{name.removeprefix('recipe_')} = {_setting(first[name])}" for name in varying]
+    settings = [f"{name.removeprefix('recipe_')} = {_setting(name, first)}" for name in varying]
     group = group.assign(_row=_row_labels(group))
     scores = _scores(group, metric.name)
     by_size = _comparisons(group, metric, scores)
@@ -108,11 +109,15 @@ def _row(
     )
 
 
-def _setting(value: object) -> str:
+def _setting(name: str, first: pd.Series[Any]) -> str:
     """Return a setting for a title; pandas keeps None as NaN and a count beside one as a float."""
+    value: object = first[name]
     if value is None or value != value:
         return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)[:12]
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text if name.startswith("recipe_") else text[:12]  # of a hash
 
 
 def _row_labels(group: pd.DataFrame) -> pd.Series[str]:

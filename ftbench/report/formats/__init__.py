@@ -17,6 +17,7 @@ def ftbench_report_formats() -> Mapping[str, Format]:
     from ftbench.format import Format
     from ftbench.report.formats.comparisons import comparisons
     from ftbench.report.formats.csv import comma_separated
+    from ftbench.report.formats.curves import curves
     from ftbench.report.formats.markdown import markdown
     from ftbench.report.formats.terminal import terminal
 
@@ -24,5 +25,6 @@ def ftbench_report_formats() -> Mapping[str, Format]:
         "markdown": Format(markdown, ".md"),
         "csv": Format(comma_separated, ".csv"),
         "comparisons": Format(comparisons, ".csv"),
+        "curves": Format(curves, ".svg"),
         "terminal": Format(terminal, ".txt"),
     }
