@@ -11,9 +11,9 @@ namespace ftbench {
 
 struct Kernels {
   const char* name;
-  // Mixes parts [begin, end) of a batch, tile · batch + step, each a tile of one image; `scratch` has
+  // Mixes parts [begin, end) of a batch, tile · batch + turn, each a tile of one image; `scratch` has
   // tiles.scratch floats.
-  void (*mix_tiles)(const Mix&, const Tiles&, const Step*, float* scratch, int64_t begin,
+  void (*mix_tiles)(const Mix&, const Tiles&, const Turn*, float* scratch, int64_t begin,
                     int64_t end);
   // Adds scale · s (θ − a) to elements [begin, end) of the gradient, where there is one; returns
   // their Σ s (θ − a)².

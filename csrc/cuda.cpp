@@ -14,10 +14,10 @@ namespace ftbench {
 namespace {
 
 using at::Tensor;
-using Numbers = at::ArrayRef<double>;
+using Doubles = at::ArrayRef<double>;
 
 void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-              Numbers mean, Numbers std, Tensor& out) {
+              Doubles mean, Doubles std, Tensor& out) {
   const c10::cuda::CUDAGuard guard(images.device());
   MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
@@ -37,7 +37,7 @@ Tensor label_weight(const Tensor& weight, const Tensor& box, int64_t height, int
 }
 
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
-                               const OptionalTensors& weights, Numbers strength,
+                               const OptionalTensors& weights, Doubles strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
   const c10::cuda::OptionalCUDAGuard guard(at::device_of(parameters));
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
@@ -53,7 +53,7 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
 }
 
 Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors,
-                       const OptionalTensors& weights, Numbers strength) {
+                       const OptionalTensors& weights, Doubles strength) {
   return add_quadratic_gradient_(parameters, anchors, weights, strength, {}, {}, 0.0);
 }
 

@@ -17,10 +17,10 @@ namespace ftbench {
 namespace {
 
 using at::Tensor;
-using Numbers = at::ArrayRef<double>;
+using Doubles = at::ArrayRef<double>;
 
 void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight, const Tensor& box,
-              Numbers mean, Numbers std, Tensor& out) {
+              Doubles mean, Doubles std, Tensor& out) {
   const MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
   mix_on_cpu(call.mix);
@@ -39,7 +39,7 @@ Tensor label_weight(const Tensor& weight, const Tensor& box, int64_t height, int
 }
 
 Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors& anchors,
-                               const OptionalTensors& weights, Numbers strength,
+                               const OptionalTensors& weights, Doubles strength,
                                at::TensorList gradients, at::IntArrayRef trained, double scale) {
   const PenaltyCall call(parameters, anchors, weights, strength, gradients, trained);
   const double value = penalty_on_cpu(call, scale);
@@ -48,7 +48,7 @@ Tensor add_quadratic_gradient_(at::TensorList parameters, const OptionalTensors&
 }
 
 Tensor quadratic_value(at::TensorList parameters, const OptionalTensors& anchors,
-                       const OptionalTensors& weights, Numbers strength) {
+                       const OptionalTensors& weights, Doubles strength) {
   const PenaltyCall call(parameters, anchors, weights, strength, {}, {});
   return call.make_value(parameters, penalty_on_cpu(call, 0.0));
 }
@@ -66,17 +66,17 @@ void check_plan(const Tensor& images, const Tensor& partner, const Tensor& weigh
 }
 
 Tensor mix_meta(const Tensor& images, const Tensor& partner, const Tensor& weight,
-                const Tensor& box, Numbers, Numbers, at::ScalarType dtype) {
+                const Tensor& box, Doubles, Doubles, at::ScalarType dtype) {
   check_plan(images, partner, weight, box);
   return empty_mixed(images, dtype);
 }
 void mix_into_meta(const Tensor& images, const Tensor& partner, const Tensor& weight,
-                   const Tensor& box, Numbers, Numbers, Tensor& out) {
+                   const Tensor& box, Doubles, Doubles, Tensor& out) {
   check_plan(images, partner, weight, box);
   check_without_data("out", out);
 }
 void mix_in_place_meta(Tensor& images, const Tensor& partner, const Tensor& weight,
-                       const Tensor& box, Numbers, Numbers) {
+                       const Tensor& box, Doubles, Doubles) {
   check_plan(images, partner, weight, box);
 }
 
@@ -87,7 +87,7 @@ Tensor label_weight_meta(const Tensor& weight, const Tensor& box, int64_t, int64
 }
 
 Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTensors& anchors,
-                                   const OptionalTensors& weights, Numbers,
+                                   const OptionalTensors& weights, Doubles,
                                    at::TensorList gradients, at::IntArrayRef, double) {
   bool in_double = !parameters.empty();
   for (const Tensor& each : parameters) {
@@ -103,7 +103,7 @@ Tensor add_quadratic_gradient_meta(at::TensorList parameters, const OptionalTens
   return at::empty({}, at::TensorOptions(at::kMeta).dtype(in_double ? at::kDouble : at::kFloat));
 }
 Tensor quadratic_value_meta(at::TensorList parameters, const OptionalTensors& anchors,
-                            const OptionalTensors& weights, Numbers strength) {
+                            const OptionalTensors& weights, Doubles strength) {
   return add_quadratic_gradient_meta(parameters, anchors, weights, strength, {}, {}, 0.0);
 }
 

@@ -63,27 +63,27 @@ bool overlap(const at::Tensor& a, const at::Tensor& b) {
   return a_start < b_end && b_start < a_end;
 }
 
-struct Batch {
+struct Settled {
   at::Tensor images;  // dense
   at::Tensor out;     // dense
   bool in_place;
 };
 
 // Dense tensors that do not overlap unless they are the same.
-Batch settle(const at::Tensor& images, const at::Tensor& out) {
-  Batch batch{images, out, false};
+Settled settle(const at::Tensor& images, const at::Tensor& out) {
+  Settled settled{images, out, false};
   const bool bytes = images.scalar_type() == at::kByte;
   if (bytes) {
-    batch.images = images.contiguous();
+    settled.images = images.contiguous();
   } else if (!plain(images)) {
-    batch.images = images.contiguous();
+    settled.images = images.contiguous();
   }
-  if (!plain(out)) batch.out = at::empty_like(out, at::MemoryFormat::Contiguous);
-  batch.in_place = !bytes && batch.images.const_data_ptr() == batch.out.const_data_ptr() &&
-                   batch.images.scalar_type() == batch.out.scalar_type() &&
-                   batch.images.strides() == batch.out.strides();
-  if (!batch.in_place && overlap(batch.images, batch.out)) batch.images = batch.images.clone();
-  return batch;
+  if (!plain(out)) settled.out = at::empty_like(out, at::MemoryFormat::Contiguous);
+  settled.in_place = !bytes && settled.images.const_data_ptr() == settled.out.const_data_ptr() &&
+                   settled.images.scalar_type() == settled.out.scalar_type() &&
+                   settled.images.strides() == settled.out.strides();
+  if (!settled.in_place && overlap(settled.images, settled.out)) settled.images = settled.images.clone();
+  return settled;
 }
 
 // (B, C, H, W) for images of that shape, or for bytes of shape (B, H, W, C).
@@ -178,9 +178,9 @@ void MixCall::normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std) {
 }
 
 void MixCall::bind(const at::Tensor& images, const at::Tensor& out) {
-  Batch batch = settle(images, out);
-  source = batch.images;
-  target = batch.out;
+  Settled settled = settle(images, out);
+  source = settled.images;
+  target = settled.out;
   mix.images = source.const_data_ptr();
   mix.out = target.mutable_data_ptr();
   mix.images_last = mix.from == Element::kByte || channels_innermost(source);

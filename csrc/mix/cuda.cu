@@ -26,8 +26,8 @@ template <class T, int kSize>
 __global__ void __launch_bounds__(kSlabThreads)
     mix_slab_in_place(Mix mix, FTBENCH_LARGE_ARGUMENT(Normalization) norm, Slabs slabs) {
   FTBENCH_DYNAMIC_SHARED(uint4, shared);
-  auto* recipes = reinterpret_cast<Recipe*>(shared);
-  const Slab<T, kSize> slab{recipes, reinterpret_cast<Pack<T, kSize>*>(recipes + slabs.batch)};
+  auto* image_mixes = reinterpret_cast<ImageMix*>(shared);
+  const Slab<T, kSize> slab{image_mixes, reinterpret_cast<Pack<T, kSize>*>(image_mixes + slabs.batch)};
   read_slab(mix, slabs, blockIdx.x, threadIdx.x, slab);
   __syncthreads();
   write_slab(mix, norm, slabs, blockIdx.x, threadIdx.x, slab);
@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kThreads)
 // in_place<T, kSize>(), and its result is returned.
 bool on_sixteen_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-template <class In, class Out, class Run>
-auto dispatch_pair(const Mix& mix, const Run& run) {
+template <class In, class Out, class Span>
+auto dispatch_pair(const Mix& mix, const Span& run) {
   constexpr int kSize = 16 / sizeof(Out);
   const bool alike = mix.images_last == mix.out_last;
   const bool aligned = on_sixteen_bytes(mix.images) && on_sixteen_bytes(mix.out);
@@ -65,8 +65,8 @@ auto dispatch_pair(const Mix& mix, const Run& run) {
   return run.template groups<In, Out, 1>();
 }
 
-template <class In, class Run>
-auto dispatch_from(const Mix& mix, const Run& run) {
+template <class In, class Span>
+auto dispatch_from(const Mix& mix, const Span& run) {
   switch (mix.to) {
     case Element::kHalf:
       return dispatch_pair<In, c10::Half>(mix, run);
@@ -77,8 +77,8 @@ auto dispatch_from(const Mix& mix, const Run& run) {
   }
 }
 
-template <class Run>
-auto dispatch(const Mix& mix, const Run& run) {
+template <class Span>
+auto dispatch(const Mix& mix, const Span& run) {
   switch (mix.from) {
     case Element::kByte:
       return dispatch_from<uint8_t>(mix, run);
@@ -114,7 +114,7 @@ struct Launch {
     const Slabs slabs = cut_slabs<T, kSize>(mix);
     const auto kernel = mix_slab_in_place<T, kSize>;
     const size_t bytes =
-        slabs.batch * (sizeof(Recipe) + slabs.slice_packs * sizeof(Pack<T, kSize>));
+        slabs.batch * (sizeof(ImageMix) + slabs.slice_packs * sizeof(Pack<T, kSize>));
     if (bytes > kSharedUnasked) {
       const cudaError_t error = cudaFuncSetAttribute(
           kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostSlabBytes));

@@ -14,7 +14,7 @@ inline void each_row(const Box& box, int64_t width, int64_t begin, int64_t end, 
 
 // Some pixels of an image as floats in the order of the result.
 template <class In>
-__attribute__((noinline)) void turn(const Mix& mix, int64_t image, int64_t pixel, int64_t count,
+__attribute__((noinline)) void transpose(const Mix& mix, int64_t image, int64_t pixel, int64_t count,
                                     float* to) {
   const int64_t channels = mix.channels;
   for (int64_t c = 0; c < channels; ++c) {
@@ -35,7 +35,7 @@ struct Mixer {
       sizeof(In) == 1 && kPeriod != 0 && std::is_same_v<Out, c10::BFloat16>;
   const Mix& mix;
   const Tiles& tiles;
-  const Step* steps;
+  const Turn* turns;
   float* scratch;
   Tile tile;
 
@@ -65,27 +65,27 @@ struct Mixer {
   }
 
   template <class From>
-  static void write(Source source, const Run<From, Out>& run, const Pattern& pattern,
+  static void write(Blend blend, const Span<From, Out>& span, const Pattern& pattern,
                     Route route) {
-    switch (source) {
-      case Source::kBoth:
-        return Writer<From, Out, kPixels, kPeriod, Source::kBoth>::write(run, pattern, route);
-      case Source::kBothAround:
-        return Writer<From, Out, kPixels, kPeriod, Source::kBothAround>::write(run, pattern, route);
-      case Source::kEither:
-        return Writer<From, Out, kPixels, kPeriod, Source::kEither>::write(run, pattern, route);
+    switch (blend) {
+      case Blend::kBoth:
+        return Writer<From, Out, kPixels, kPeriod, Blend::kBoth>::write(span, pattern, route);
+      case Blend::kBothAround:
+        return Writer<From, Out, kPixels, kPeriod, Blend::kBothAround>::write(span, pattern, route);
+      case Blend::kEither:
+        return Writer<From, Out, kPixels, kPeriod, Blend::kEither>::write(span, pattern, route);
     }
   }
 
   Route route() const { return tiles.past_caches ? Route::kPast : Route::kCached; }
 
   // Pixels [begin, end) of one channel, or of all that lie together.
-  Run<In, Out> run_of(const Step& step, int64_t begin, int64_t end) const {
-    const In* partner = mix.in_place() && step.from_kept
+  Span<In, Out> span_of(const Turn& turn, int64_t begin, int64_t end) const {
+    const In* partner = mix.in_place() && turn.from_kept
                             ? kept() + bit(begin)
-                            : address(mix.partner[step.image], tile.channel, begin);
-    return {address(step.image, tile.channel, begin), partner,
-            target(step.image, tile.channel, begin),  (end - begin) * depth(),
+                            : address(mix.partner[turn.image], tile.channel, begin);
+    return {address(turn.image, tile.channel, begin), partner,
+            target(turn.image, tile.channel, begin),  (end - begin) * depth(),
             inside(), bit(begin)};
   }
 
@@ -95,112 +95,112 @@ struct Mixer {
   }
 
   // Pixels [begin, end) where channels are innermost in the images or in the result alone.
-  void write_turned(const Step& step, Source source, int64_t begin, int64_t end, int which) const {
-    const int64_t partner = mix.partner[step.image];
+  void write_transposed(const Turn& turn, Blend blend, int64_t begin, int64_t end, int which) const {
+    const int64_t partner = mix.partner[turn.image];
     if constexpr (sizeof(In) == 1 && kPeriod >= 0 && kPeriod <= 1) {
       if (triples()) {
         const Pattern patterns[3] = {pattern(0, which), pattern(1, which), pattern(2, which)};
-        begin += write_triples_of(source, run_of(step, begin, end), patterns);
+        begin += write_triples_of(blend, span_of(turn, begin, end), patterns);
       }
     }
     while (begin < end) {
-      const int64_t count = end - begin < tiles.turned ? end - begin : tiles.turned;
+      const int64_t count = end - begin < tiles.transposed ? end - begin : tiles.transposed;
       float* own = scratch + 2 * tiles.pattern;
       float* other = own + count * mix.channels;
-      turn<In>(mix, step.image, begin, count, own);
-      turn<In>(mix, partner, begin, count, other);
+      transpose<In>(mix, turn.image, begin, count, own);
+      transpose<In>(mix, partner, begin, count, other);
       for (int64_t plane = 0; plane < planes(); ++plane) {
         const int64_t from = plane * count;
-        const Run<float, Out> run{own + from, other + from, target(step.image, plane, begin),
+        const Span<float, Out> span{own + from, other + from, target(turn.image, plane, begin),
                                   count * depth(), inside(), bit(begin)};
-        write(source, run, pattern(plane, which), Route::kCached);
+        write(blend, span, pattern(plane, which), Route::kCached);
       }
       begin += count;
     }
   }
 
-  int64_t write_triples_of(Source source, const Run<In, Out>& run, const Pattern* patterns) const {
+  int64_t write_triples_of(Blend blend, const Span<In, Out>& span, const Pattern* patterns) const {
     constexpr bool kNormalised = kPeriod != 0;
     const int64_t plane = mix.pixels();
-    switch (source) {
-      case Source::kBoth:
-        return write_triples<Out, kNormalised, Source::kBoth>(run, plane, patterns, route());
-      case Source::kBothAround:
-        return write_triples<Out, kNormalised, Source::kBothAround>(run, plane, patterns, route());
-      case Source::kEither:
-        return write_triples<Out, kNormalised, Source::kEither>(run, plane, patterns, route());
+    switch (blend) {
+      case Blend::kBoth:
+        return write_triples<Out, kNormalised, Blend::kBoth>(span, plane, patterns, route());
+      case Blend::kBothAround:
+        return write_triples<Out, kNormalised, Blend::kBothAround>(span, plane, patterns, route());
+      case Blend::kEither:
+        return write_triples<Out, kNormalised, Blend::kEither>(span, plane, patterns, route());
     }
     return 0;
   }
 
-  __attribute__((noinline)) void write_run(const Step& step, Source source, int64_t begin,
+  __attribute__((noinline)) void write_span(const Turn& turn, Blend blend, int64_t begin,
                                            int64_t end, int which = 0) const {
     if (mix.images_last == mix.out_last) {
-      write(source, run_of(step, begin, end), pattern(0, which), route());
+      write(blend, span_of(turn, begin, end), pattern(0, which), route());
     } else {
-      write_turned(step, source, begin, end, which);
+      write_transposed(turn, blend, begin, end, which);
     }
   }
 
-  // The tile of one image, in one run: pieces of rows are fetched and written slowly, above all
+  // The tile of one image, in one span: pieces of rows are fetched and written slowly, above all
   // past the caches, where a line in two pieces must be read first. But what stays as it is is not
   // touched.
-  void write_image(const Step& step, const Box& box, float weight) const {
+  void write_image(const Turn& turn, const Box& box, float weight) const {
     const int64_t begin = tile.pixel, end = begin + tile.pixels;
     if (weight != 0.0f && weight != 1.0f && !meets(box, begin, end)) {
-      return write_run(step, Source::kBoth, begin, end);
+      return write_span(turn, Blend::kBoth, begin, end);
     }
     const bool stays = kPeriod == 0 && mix.in_place() && weight == 1.0f;
     __builtin_memset(inside(), weight == 0.0f || stays ? 0xff : 0,
                      tiles.inside_words * sizeof(float));
     each_row(box, mix.width, begin, end, [&](int64_t from, int64_t until) {
       if (stays) {
-        write_run(step, Source::kEither, from, until);
+        write_span(turn, Blend::kEither, from, until);
       } else {
         set_bits(inside(), bit(from), bit(until));
       }
     });
     if (stays) return;
     const bool either = weight == 0.0f || weight == 1.0f;
-    write_run(step, either ? Source::kEither : Source::kBothAround, begin, end);
+    write_span(turn, either ? Blend::kEither : Blend::kBothAround, begin, end);
   }
 
   bool meets(const Box& box, int64_t begin, int64_t end) const {
     return !box.empty() && begin < box.bottom * mix.width && box.top * mix.width < end;
   }
 
-  Box box(const Step& step) const {
-    return clip(mix.box + 4 * int64_t{step.image}, mix.height, mix.width);
+  Box box(const Turn& turn) const {
+    return clip(mix.box + 4 * int64_t{turn.image}, mix.height, mix.width);
   }
 
-  void set_patterns(const Step& step, int which) const {
+  void set_patterns(const Turn& turn, int which) const {
     for (int64_t plane = 0; plane < planes(); ++plane) {
       Pattern shares = pattern(plane, which);
-      set_pattern(shares, mix, mix.weight[step.image], tile.channel + plane, depth());
+      set_pattern(shares, mix, mix.weight[turn.image], tile.channel + plane, depth());
     }
   }
 
   // Whether every pixel of this tile is of both images.
-  bool all_both(const Step& step) const {
-    const float weight = mix.weight[step.image];
+  bool all_both(const Turn& turn) const {
+    const float weight = mix.weight[turn.image];
     return weight != 0.0f && weight != 1.0f &&
-           !meets(box(step), tile.pixel, tile.pixel + tile.pixels);
+           !meets(box(turn), tile.pixel, tile.pixel + tile.pixels);
   }
 
   // Converting bytes takes longer than reading them: where one image's partner comes next, two
   // results are made of three images. Returns whether it could be done.
-  bool write_two(const Step& step, const Step& next) const {
+  bool write_two(const Turn& turn, const Turn& next) const {
     if constexpr (sizeof(In) == 1 && (kPeriod == 1 || kPeriod == 3)) {
       const bool alike = mix.images_last == mix.out_last;
       if (!alike && !triples()) return false;
-      if (mix.partner[step.image] != next.image || !all_both(step) || !all_both(next)) return false;
-      set_patterns(step, 0);
+      if (mix.partner[turn.image] != next.image || !all_both(turn) || !all_both(next)) return false;
+      set_patterns(turn, 0);
       set_patterns(next, 1);
       const int64_t begin = tile.pixel, end = begin + tile.pixels;
-      const Run<In, Out> one = run_of(step, begin, end), two = run_of(next, begin, end);
+      const Span<In, Out> one = span_of(turn, begin, end), two = span_of(next, begin, end);
       int64_t done;
       if (alike) {
-        using Both = Writer<In, Out, kPixels, kPeriod, Source::kBoth>;
+        using Both = Writer<In, Out, kPixels, kPeriod, Blend::kBoth>;
         const Pattern patterns[2] = {pattern(0, 0), pattern(0, 1)};
         done = Both::write_two(one, two, patterns, route()) / depth();
       } else {
@@ -209,81 +209,81 @@ struct Mixer {
         done = write_two_triples(one, two, mix.pixels(), patterns, route());
       }
       if (begin + done < end) {
-        write_run(step, Source::kBoth, begin + done, end, 0);
-        write_run(next, Source::kBoth, begin + done, end, 1);
+        write_span(turn, Blend::kBoth, begin + done, end, 0);
+        write_span(next, Blend::kBoth, begin + done, end, 1);
       }
       return true;
     }
     return false;
   }
 
-  // This tile of the images of steps [begin, end).
-  void mix_steps(int64_t begin, int64_t end) {
+  // This tile of the images of turns [begin, end).
+  void mix_turns(int64_t begin, int64_t end) {
     const int64_t left = mix.pixels() - tile.pixel;
     if (tile.pixels > left) tile.pixels = left;
     for (int64_t k = begin; k < end; ++k) {
-      const Step& step = steps[k];
-      if (k + 1 < end && write_two(step, steps[k + 1])) {
+      const Turn& turn = turns[k];
+      if (k + 1 < end && write_two(turn, turns[k + 1])) {
         ++k;
         continue;
       }
-      set_patterns(step, 0);
-      if (mix.in_place() && step.keep) {
-        __builtin_memcpy(kept(), address(step.image, tile.channel, tile.pixel),
+      set_patterns(turn, 0);
+      if (mix.in_place() && turn.keep) {
+        __builtin_memcpy(kept(), address(turn.image, tile.channel, tile.pixel),
                          tile.pixels * depth() * sizeof(In));
       }
-      write_image(step, box(step), mix.weight[step.image]);
+      write_image(turn, box(turn), mix.weight[turn.image]);
     }
   }
 };
 
 template <class In, class Out>
-inline void mix_tiles_of(const Mix& mix, const Tiles& tiles, const Step* steps, float* scratch,
+inline void mix_tiles_of(const Mix& mix, const Tiles& tiles, const Turn* turns, float* scratch,
                          int64_t begin, int64_t end) {
   while (begin < end) {
     const Tile tile = tiles[begin / mix.batch];
     const int64_t first = begin % mix.batch;
     const int64_t last = end - begin < mix.batch - first ? first + end - begin : mix.batch;
     if (!mix.scale) {
-      Mixer<In, Out, 0>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
+      Mixer<In, Out, 0>{mix, tiles, turns, scratch, tile}.mix_turns(first, last);
     } else if (tiles.period == 1) {
-      Mixer<In, Out, 1>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
+      Mixer<In, Out, 1>{mix, tiles, turns, scratch, tile}.mix_turns(first, last);
     } else if (tiles.period == 3) {
-      Mixer<In, Out, 3>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
+      Mixer<In, Out, 3>{mix, tiles, turns, scratch, tile}.mix_turns(first, last);
     } else {
-      Mixer<In, Out, -1>{mix, tiles, steps, scratch, tile}.mix_steps(first, last);
+      Mixer<In, Out, -1>{mix, tiles, turns, scratch, tile}.mix_turns(first, last);
     }
     begin += last - first;
   }
 }
 
 template <class In>
-inline void mix_tiles_from(const Mix& mix, const Tiles& tiles, const Step* steps, float* scratch,
+inline void mix_tiles_from(const Mix& mix, const Tiles& tiles, const Turn* turns, float* scratch,
                            int64_t begin, int64_t end) {
   switch (mix.to) {
     case Element::kHalf:
-      return mix_tiles_of<In, c10::Half>(mix, tiles, steps, scratch, begin, end);
+      return mix_tiles_of<In, c10::Half>(mix, tiles, turns, scratch, begin, end);
     case Element::kBFloat16:
-      return mix_tiles_of<In, c10::BFloat16>(mix, tiles, steps, scratch, begin, end);
+      return mix_tiles_of<In, c10::BFloat16>(mix, tiles, turns, scratch, begin, end);
     default:
-      return mix_tiles_of<In, float>(mix, tiles, steps, scratch, begin, end);
+      return mix_tiles_of<In, float>(mix, tiles, turns, scratch, begin, end);
   }
 }
 
-void mix_tiles(const Mix& mix, const Tiles& tiles, const Step* steps, float* scratch,
+void mix_tiles(const Mix& mix, const Tiles& tiles, const Turn* turns, float* scratch,
                int64_t begin, int64_t end) {
   switch (mix.from) {
     case Element::kByte:
-      mix_tiles_from<uint8_t>(mix, tiles, steps, scratch, begin, end);
+      mix_tiles_from<uint8_t>(mix, tiles, turns, scratch, begin, end);
       break;
     case Element::kHalf:
-      mix_tiles_from<c10::Half>(mix, tiles, steps, scratch, begin, end);
+      mix_tiles_from<c10::Half>(mix, tiles, turns, scratch, begin, end);
       break;
     case Element::kBFloat16:
-      mix_tiles_from<c10::BFloat16>(mix, tiles, steps, scratch, begin, end);
+      mix_tiles_from<c10::BFloat16>(mix, tiles, turns, scratch, begin, end);
       break;
     case Element::kFloat:
-      mix_tiles_from<float>(mix, tiles, steps, scratch, begin, end);
+      mix_tiles_from<float>(mix, tiles, turns, scratch, begin, end);
       break;
   }
   finish();

@@ -38,7 +38,7 @@ struct Factors {
 };
 
 // What an image becomes, worked out once for all its values.
-struct alignas(16) Recipe {
+struct alignas(16) ImageMix {
   int32_t top, bottom, left, right;  // the clipped box; columns in elements of a row
   float weight;
   int32_t partner;
@@ -84,7 +84,7 @@ FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& no
   const int32_t channels = static_cast<int32_t>(mix.channels);
   Factors<kSize> factors;
   for (int i = 0; i < kSize; ++i) {
-    // More channels than there are numbers for may be mixed without.
+    // More channels than there are floats for may be mixed without.
     factors.scale[i] = mix.scale ? norm.scale[channel] : 1.0f;
     factors.shift[i] = mix.scale ? norm.shift[channel] : 0.0f;
     if (mix.out_last && ++channel == channels) channel = 0;
@@ -92,7 +92,7 @@ FTBENCH_SHARED Factors<kSize> factors_of(const Mix& mix, const Normalization& no
   return factors;
 }
 
-FTBENCH_SHARED Recipe recipe_of(const Mix& mix, int64_t image) {
+FTBENCH_SHARED ImageMix image_mix_of(const Mix& mix, int64_t image) {
   const Box box = clip(mix.box + 4 * image, mix.height, mix.width);
   const int32_t depth = depth_of(mix);
   return {box.top,          box.bottom, box.left * depth, box.right * depth, mix.weight[image],
@@ -105,42 +105,42 @@ FTBENCH_SHARED int32_t between(int32_t value, int32_t low, int32_t high) {
 
 // Bit i is set where the i-th neighbour lies in the box.
 template <int kSize>
-FTBENCH_SHARED uint32_t inside_bits(const Recipe& recipe, const Place& place) {
+FTBENCH_SHARED uint32_t inside_bits(const ImageMix& image_mix, const Place& place) {
   uint32_t bits = 0;
-  if (recipe.bottom == 0) return bits;
+  if (image_mix.bottom == 0) return bits;
   for (int next = 0; next < 2; ++next) {
     const int32_t row = place.row + next, start = place.row_start + next * place.row_size;
-    if (row < recipe.top || row >= recipe.bottom) continue;
-    const int32_t first = between(start + recipe.left, 0, kSize);
-    const int32_t last = between(start + recipe.right, 0, kSize);
+    if (row < image_mix.top || row >= image_mix.bottom) continue;
+    const int32_t first = between(start + image_mix.left, 0, kSize);
+    const int32_t last = between(start + image_mix.right, 0, kSize);
     bits |= ((1u << last) - 1u) & ~((1u << first) - 1u);
   }
   return bits;
 }
 
-// Neighbours' numbers.
+// Neighbours' floats.
 template <int kSize>
-struct Numbers {
+struct Floats {
   float at[kSize];
 };
 
 // Those of a pack; or, of a pack of whole pixels, those of one channel.
 template <int kSize, class Packed>
-FTBENCH_SHARED Numbers<kSize> numbers_of(const Packed& pack, int channel, int channels) {
-  Numbers<kSize> numbers;
-  for (int i = 0; i < kSize; ++i) numbers.at[i] = pack.value(channels * i + channel);
-  return numbers;
+FTBENCH_SHARED Floats<kSize> floats_of(const Packed& pack, int channel, int channels) {
+  Floats<kSize> floats;
+  for (int i = 0; i < kSize; ++i) floats.at[i] = pack.value(channels * i + channel);
+  return floats;
 }
 
 // All threads of a block take the same branches, but where a box has its border.
 template <int kSize>
-FTBENCH_SHARED Numbers<kSize> mix_numbers(const Recipe& recipe, uint32_t inside, bool fused,
-                                          const Numbers<kSize>& own, const Numbers<kSize>& other) {
+FTBENCH_SHARED Floats<kSize> mix_floats(const ImageMix& image_mix, uint32_t inside, bool fused,
+                                          const Floats<kSize>& own, const Floats<kSize>& other) {
   constexpr uint32_t kAll = (1u << kSize) - 1u;
-  if (inside == kAll || recipe.weight == 0.0f) return other;
-  Numbers<kSize> mixed = own;
-  if (recipe.weight != 1.0f) {
-    const Share part = share(recipe.weight, 1.0f, 0.0f);
+  if (inside == kAll || image_mix.weight == 0.0f) return other;
+  Floats<kSize> mixed = own;
+  if (image_mix.weight != 1.0f) {
+    const Share part = share(image_mix.weight, 1.0f, 0.0f);
     for (int i = 0; i < kSize; ++i) {
       const float rest = part.other * other.at[i];
       mixed.at[i] = fused ? fmaf(part.own, own.at[i], rest) : part.own * own.at[i] + rest;
@@ -154,15 +154,15 @@ FTBENCH_SHARED Numbers<kSize> mix_numbers(const Recipe& recipe, uint32_t inside,
 // Writes neighbours of one image, whose own and partner's values are given: as many, or as many
 // pixels, of which those of one channel are meant.
 template <class Out, int kSize, class In, int kRead>
-FTBENCH_SHARED void write_pack(const Mix& mix, const Recipe& recipe, uint32_t inside,
+FTBENCH_SHARED void write_pack(const Mix& mix, const ImageMix& image_mix, uint32_t inside,
                                const Factors<kSize>& factors, int64_t value,
                                const Pack<In, kRead>& own, const Pack<In, kRead>& other,
                                int channel = 0) {
   constexpr int kChannels = kRead / kSize;
   const bool normalized = mix.scale != nullptr;
-  Numbers<kSize> mixed =
-      mix_numbers(recipe, inside, normalized, numbers_of<kSize>(own, channel, kChannels),
-                  numbers_of<kSize>(other, channel, kChannels));
+  Floats<kSize> mixed =
+      mix_floats(image_mix, inside, normalized, floats_of<kSize>(own, channel, kChannels),
+                  floats_of<kSize>(other, channel, kChannels));
   if (normalized) {
     for (int i = 0; i < kSize; ++i) {
       mixed.at[i] = fmaf(factors.scale[i], mixed.at[i], factors.shift[i]);
@@ -200,7 +200,7 @@ inline int64_t blocks_of(const Cut& cut) {
 // One image of a group.
 struct Job {
   int64_t own_start, partner_start;  // where the two begin, in elements
-  Recipe recipe;
+  ImageMix image_mix;
 };
 
 // What a block's threads share, once all of them have prepared it.
@@ -217,8 +217,8 @@ FTBENCH_SHARED void prepare(const Mix& mix, const Cut& cut, uint32_t block, int 
                             Group& group) {
   const int64_t image = block % cut.groups * kImagesPerThread + thread;
   if (thread >= kImagesPerThread || image >= mix.batch) return;
-  const Recipe recipe = recipe_of(mix, image);
-  group.jobs[thread] = {image * cut.size, recipe.partner * cut.size, recipe};
+  const ImageMix image_mix = image_mix_of(mix, image);
+  group.jobs[thread] = {image * cut.size, image_mix.partner * cut.size, image_mix};
 }
 
 // The pack of a block's thread.
@@ -260,7 +260,7 @@ FTBENCH_SHARED void mix_group(const Mix& mix, const Normalization& norm, const C
   const In* images = static_cast<const In*>(mix.images) + place.source;
   each_image<kSize>(group, images_of(mix, cut, block), images,
                     [&](const Job& job, const auto& own, const auto& other) {
-                      write_pack<Out>(mix, job.recipe, inside_bits<kSize>(job.recipe, place),
+                      write_pack<Out>(mix, job.image_mix, inside_bits<kSize>(job.image_mix, place),
                                       factors, job.own_start + place.value, own, other);
                     });
 }
@@ -275,9 +275,9 @@ FTBENCH_SHARED void mix_triples(const Mix& mix, const Normalization& norm, const
   const uint8_t* images = static_cast<const uint8_t*>(mix.images) + place.source;
   each_image<3 * kSize>(group, images_of(mix, cut, block), images,
                         [&](const Job& job, const auto& own, const auto& other) {
-                          const uint32_t inside = inside_bits<kSize>(job.recipe, place);
+                          const uint32_t inside = inside_bits<kSize>(job.image_mix, place);
                           for (int c = 0; c < 3; ++c) {
-                            write_pack<Out>(mix, job.recipe, inside,
+                            write_pack<Out>(mix, job.image_mix, inside,
                                             factors_of<kSize>(mix, norm, c),
                                             job.own_start + place.value + c * mix.pixels(), own,
                                             other, c);
@@ -288,11 +288,11 @@ FTBENCH_SHARED void mix_triples(const Mix& mix, const Normalization& norm, const
 // In place, a slab (the same slice of every image) is read into memory that a block's threads share
 // before any of it is overwritten: the plan may be any, and each value is read once.
 constexpr int kSlabThreads = 256;
-constexpr int64_t kMostSlabBytes = 65536;  // recipes included; there from compute capability 7.0
+constexpr int64_t kMostSlabBytes = 65536;  // image_mixes included; there from compute capability 7.0
 constexpr int64_t kMostSliceBytes = 256, kLeastSliceBytes = 32;
 constexpr int64_t kEnoughSlabs = 512;  // to keep a large GPU busy
 constexpr int64_t kMostImagesInSlab =
-    kMostSlabBytes / (kLeastSliceBytes + static_cast<int64_t>(sizeof(Recipe)));
+    kMostSlabBytes / (kLeastSliceBytes + static_cast<int64_t>(sizeof(ImageMix)));
 
 // How a batch is cut into slabs. A slice has a power of two of packs.
 struct Slabs {
@@ -307,7 +307,7 @@ Slabs cut_slabs(const Mix& mix) {
   const int64_t packs = packs_of<kSize>(mix), pack_bytes = kSize * sizeof(T);
   int64_t bytes = kMostSliceBytes;
   while (bytes > kLeastSliceBytes &&
-         (mix.batch * (bytes + static_cast<int64_t>(sizeof(Recipe))) > kMostSlabBytes ||
+         (mix.batch * (bytes + static_cast<int64_t>(sizeof(ImageMix))) > kMostSlabBytes ||
           packs * pack_bytes < kEnoughSlabs * bytes)) {
     bytes /= 2;
   }
@@ -316,10 +316,10 @@ Slabs cut_slabs(const Mix& mix) {
           (packs + slice - 1) / slice};
 }
 
-// recipes[batch] and values[batch · slice_packs] of a slab.
+// image_mixes[batch] and values[batch · slice_packs] of a slab.
 template <class T, int kSize>
 struct Slab {
-  Recipe* recipes;
+  ImageMix* image_mixes;
   Pack<T, kSize>* values;
 };
 
@@ -327,16 +327,16 @@ template <class T, int kSize>
 FTBENCH_SHARED void read_slab(const Mix& mix, const Slabs& slabs, int64_t slice, int thread,
                               const Slab<T, kSize>& slab) {
   for (int image = thread; image < slabs.batch; image += kSlabThreads) {
-    slab.recipes[image] = recipe_of(mix, image);
+    slab.image_mixes[image] = image_mix_of(mix, image);
   }
-  const int within = thread % slabs.slice_packs, step = kSlabThreads / slabs.slice_packs;
+  const int within = thread % slabs.slice_packs, turn = kSlabThreads / slabs.slice_packs;
   const int64_t pack = slice * slabs.slice_packs + within;
   if (pack >= slabs.packs) return;
   const T* images = static_cast<const T*>(mix.images) + pack * kSize;
 #if defined(__CUDA_ARCH__)
 #pragma unroll 8
 #endif
-  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += step) {
+  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += turn) {
     slab.values[image * slabs.slice_packs + within] =
         load_pack<T, kSize>(images + image * slabs.size);
   }
@@ -345,7 +345,7 @@ FTBENCH_SHARED void read_slab(const Mix& mix, const Slabs& slabs, int64_t slice,
 template <class T, int kSize>
 FTBENCH_SHARED void write_slab(const Mix& mix, const Normalization& norm, const Slabs& slabs,
                                int64_t slice, int thread, const Slab<T, kSize>& slab) {
-  const int within = thread % slabs.slice_packs, step = kSlabThreads / slabs.slice_packs;
+  const int within = thread % slabs.slice_packs, turn = kSlabThreads / slabs.slice_packs;
   const int64_t pack = slice * slabs.slice_packs + within;
   if (pack >= slabs.packs) return;
   const Place place = place_of<kSize>(mix, pack * kSize);
@@ -353,10 +353,10 @@ FTBENCH_SHARED void write_slab(const Mix& mix, const Normalization& norm, const 
   const auto value = [&](int64_t image) {
     return load_pack<T, kSize>(slab.values[image * slabs.slice_packs + within].at);
   };
-  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += step) {
-    const Recipe& recipe = slab.recipes[image];
-    write_pack<T>(mix, recipe, inside_bits<kSize>(recipe, place), factors,
-                  image * slabs.size + place.value, value(image), value(recipe.partner));
+  for (int image = thread / slabs.slice_packs; image < slabs.batch; image += turn) {
+    const ImageMix& image_mix = slab.image_mixes[image];
+    write_pack<T>(mix, image_mix, inside_bits<kSize>(image_mix, place), factors,
+                  image * slabs.size + place.value, value(image), value(image_mix.partner));
   }
 }
 

@@ -20,7 +20,7 @@ struct Tiles {
   int64_t count;
   bool past_caches;   // whether the batch is too large to stay in them
   int64_t period;     // after so many vectors of sixteen the channels come round again
-  int64_t turned;     // pixels whose order is changed at a time
+  int64_t transposed;     // pixels whose order is changed at a time
   int64_t pattern;    // floats of scratch for the shares of one image; two are mixed at a time
   int64_t inside;     // before the bits that say which values are in the box
   int64_t inside_words;  // of 32 bits
@@ -63,14 +63,14 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
   const int64_t patterns = mix.out_last ? 1 : depth;
   tiles.period = mix.out_last ? mix.channels / std::gcd(mix.channels, int64_t{16}) : 1;
   tiles.pattern = 4 * 16 * tiles.period * patterns;
-  tiles.turned = std::max<int64_t>(1, 1024 / depth);
+  tiles.transposed = std::max<int64_t>(1, 1024 / depth);
   const int64_t kept = mix.in_place() ? tiles.pixels * depth : 0;
-  const int64_t turned = mix.images_last == mix.out_last ? 0 : 2 * tiles.turned * depth;
+  const int64_t transposed = mix.images_last == mix.out_last ? 0 : 2 * tiles.transposed * depth;
   // A batch that fits in the caches, or nearly, is wanted there by whoever reads it next.
   const int64_t moved = mix.batch * mix.channels * pixels * (bytes_of(mix.from) + bytes_of(mix.to));
   tiles.past_caches = !mix.in_place() && moved / 3 * 2 > last_cache_bytes;
   // Bits, and what is read and written beyond the last.
-  tiles.inside = 2 * tiles.pattern + std::max(kept, turned);
+  tiles.inside = 2 * tiles.pattern + std::max(kept, transposed);
   tiles.inside_words = tiles.pixels * (mix.out_last ? depth : 1) / 32 + 2;
   tiles.scratch = tiles.inside + tiles.inside_words;
   return tiles;
@@ -78,17 +78,17 @@ inline Tiles cut(const Mix& mix, int64_t threads, int64_t last_cache_bytes) {
 
 // The order in which a batch may be overwritten in place, and in which every image is read once:
 // each image is followed by its partner where that is possible.
-struct Step {
+struct Turn {
   int32_t image;
   bool keep;         // the first of a cycle: its last image needs it after it is overwritten
   bool from_kept;    // the last of a cycle: its partner is the one that was kept
 };
 
-// Fills steps[batch]; `waiting` is scratch for `batch` numbers. Partners must lie in the batch.
+// Fills turns[batch]; `waiting` is scratch for `batch` numbers. Partners must lie in the batch.
 // An image is overwritten only after those that it is partner of, so chains that lead into a cycle
 // go first, from their ends; what is left are cycles.
-inline void order_steps(const int64_t* partner, int64_t batch, int32_t* waiting,
-                                Step* steps) {
+inline void order_turns(const int64_t* partner, int64_t batch, int32_t* waiting,
+                                Turn* turns) {
   for (int64_t i = 0; i < batch; ++i) waiting[i] = 0;
   for (int64_t i = 0; i < batch; ++i) {
     if (partner[i] != i) ++waiting[partner[i]];
@@ -99,7 +99,7 @@ inline void order_steps(const int64_t* partner, int64_t batch, int32_t* waiting,
     int64_t image = i;
     while (waiting[image] == 0) {
       waiting[image] = kDone;
-      steps[count++] = {static_cast<int32_t>(image), false, false};
+      turns[count++] = {static_cast<int32_t>(image), false, false};
       if (partner[image] == image) break;
       image = partner[image];
       --waiting[image];
@@ -110,7 +110,7 @@ inline void order_steps(const int64_t* partner, int64_t batch, int32_t* waiting,
     int64_t image = i;
     do {
       waiting[image] = kDone;
-      steps[count++] = {static_cast<int32_t>(image), image == i, partner[image] == i};
+      turns[count++] = {static_cast<int32_t>(image), image == i, partner[image] == i};
       image = partner[image];
     } while (image != i);
   }

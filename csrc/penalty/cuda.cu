@@ -20,21 +20,21 @@ struct TermTable {
 static_assert(sizeof(TermTable) + 16 <= (CUDART_VERSION >= 12010 ? 32764 : 4096),
               "the table travels as the kernel's argument");
 
-// The sum of all threads' numbers in thread 0, always in one order: of every 32nd, then of those.
+// The sum of all threads' sums in thread 0, always in one order: of every 32nd, then of those.
 template <unsigned kCount>
 __device__ double block_total(double number) {
   constexpr unsigned kParts = 32;
-  using Numbers = double[kCount];
-  FTBENCH_STATIC_SHARED(Numbers, numbers);
-  numbers[threadIdx.x] = number;
+  using Sums = double[kCount];
+  FTBENCH_STATIC_SHARED(Sums, sums);
+  sums[threadIdx.x] = number;
   __syncthreads();
   if (threadIdx.x < kParts) {
-    for (unsigned i = threadIdx.x + kParts; i < kCount; i += kParts) number += numbers[i];
-    numbers[threadIdx.x] = number;
+    for (unsigned i = threadIdx.x + kParts; i < kCount; i += kParts) number += sums[i];
+    sums[threadIdx.x] = number;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    for (unsigned i = 1; i < kParts; ++i) number += numbers[i];
+    for (unsigned i = 1; i < kParts; ++i) number += sums[i];
   }
   return number;
 }

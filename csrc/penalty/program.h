@@ -59,7 +59,7 @@ FTBENCH_SHARED double add_element(const Term& term, int64_t i, Real scale) {
 
 using Four = Pack<float, 4>;
 
-// Whether four numbers of the array can be moved together.
+// Whether four floats of the array can be moved together.
 FTBENCH_SHARED bool holds_fours(const void* p, Number type) {
   const uintptr_t bytes = type == Number::kFloat ? 16 : 8;
   return reinterpret_cast<uintptr_t>(p) % bytes == 0;
@@ -72,7 +72,7 @@ FTBENCH_SHARED bool holds_fours(const Term& term) {
          holds_fours(term.anchor, term.anchor_type) && holds_fours(term.weights, term.weights_type);
 }
 
-// Four numbers as they lie in memory: loaded first and widened when all are on their way.
+// Four floats as they lie in memory: loaded first and widened when all are on their way.
 using Raw = Pack<uint32_t, 4>;
 
 template <bool kFloats>
@@ -113,7 +113,7 @@ FTBENCH_SHARED void write_four(void* p, Number type, int64_t i, const Four& four
   write_narrowed<float>(p, i, four);
 }
 
-// Four numbers of each array at a time: all in float32, or any mixture of precisions up to it.
+// Four floats of each array at a time: all in float32, or any mixture of precisions up to it.
 template <bool kFloats>
 FTBENCH_SHARED double add_fours(const Term& term, int64_t begin, int64_t end, int thread,
                                 float scale) {

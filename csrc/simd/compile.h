@@ -38,7 +38,7 @@ namespace {
 
 #include "vector.h"
 // The order matters: each uses what the one before defines.
-#include "../mix/run.h"
+#include "../mix/span.h"
 #include "../mix/kernel.h"
 #include "../penalty/kernel.h"
 

@@ -82,22 +82,18 @@ FTBENCH_INLINE void store_part(T* p, Vector a, int64_t count) {
   _mm256_mask_storeu_epi16(p, first(count), pack(p, a));
 }
 
-// Sixteen pixels of three bytes each, [r g b r g b …], as three vectors.
+// One plane of sixteen pixels of three bytes each, [r g b r g b …].
 constexpr int64_t kTripleSlack = 0;
-FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
+template <int kPlane>
+FTBENCH_INLINE Vector load_plane(const uint8_t* p) {
+  constexpr char c = kPlane;
   const __m512i dwords = _mm512_maskz_loadu_epi32(0x0fff, p);
   // Four pixels, twelve bytes, into each 128-bit lane: bytes are shuffled within lanes only.
   const __m512i lanes = _mm512_permutexvar_epi32(
       _mm512_setr_epi32(0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12), dwords);
-  const __m512i at_first = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, -1, -1, -1, 3, -1, -1, -1, 6, -1, -1, -1, 9, -1, -1, -1));
-  const __m512i at_second = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(1, -1, -1, -1, 4, -1, -1, -1, 7, -1, -1, -1, 10, -1, -1, -1));
-  const __m512i at_third = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
-  a = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_first))};
-  b = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_second))};
-  c = {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, at_third))};
+  const __m512i bytes = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(c, -1, -1, -1, c + 3, -1, -1, -1, c + 6, -1, -1, -1, c + 9, -1, -1, -1));
+  return {_mm512_cvtepi32_ps(_mm512_shuffle_epi8(lanes, bytes))};
 }
 
 // Sixteen running sums in float64. No constructor: one that the compiler makes would not be for
@@ -182,6 +178,18 @@ FTBENCH_INLINE __m256i pack(const c10::BFloat16*, Vector a) {
   const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a.low), round_to_bfloat16(a.high));
   return _mm256_permute4x64_epi64(packed, 0xd8);
 }
+// Pixels are no NaN whose bits are all ones, the only one that rounding up would change.
+FTBENCH_INLINE __m256i rounded_pixels(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+}
+FTBENCH_INLINE __m256i pack_pixels(Vector a) {
+  const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(rounded_pixels(a.low), 16),
+                                             _mm256_srli_epi32(rounded_pixels(a.high), 16));
+  return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+#define FTBENCH_PACKS_PIXELS
 
 FTBENCH_INLINE void stream(float* p, Vector a) {
   _mm256_stream_ps(p, a.low);
@@ -195,17 +203,13 @@ FTBENCH_INLINE __m256i triple_lanes(const uint8_t* p) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(low),
                                  _mm_loadu_si128((const __m128i*)(p + 12)), 1);
 }
-FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
-  const __m256i low = triple_lanes(p), high = triple_lanes(p + 24);
-  const __m256i first = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, -1, -1, -1, 3, -1, -1, -1, 6, -1, -1, -1, 9, -1, -1, -1));
-  const __m256i second = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(1, -1, -1, -1, 4, -1, -1, -1, 7, -1, -1, -1, 10, -1, -1, -1));
-  const __m256i third = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
-  a = {widen(_mm256_shuffle_epi8(low, first)), widen(_mm256_shuffle_epi8(high, first))};
-  b = {widen(_mm256_shuffle_epi8(low, second)), widen(_mm256_shuffle_epi8(high, second))};
-  c = {widen(_mm256_shuffle_epi8(low, third)), widen(_mm256_shuffle_epi8(high, third))};
+template <int kPlane>
+FTBENCH_INLINE Vector load_plane(const uint8_t* p) {
+  constexpr char c = kPlane;
+  const __m256i bytes = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(c, -1, -1, -1, c + 3, -1, -1, -1, c + 6, -1, -1, -1, c + 9, -1, -1, -1));
+  return {widen(_mm256_shuffle_epi8(triple_lanes(p), bytes)),
+          widen(_mm256_shuffle_epi8(triple_lanes(p + 24), bytes))};
 }
 
 struct Sum {
@@ -271,12 +275,11 @@ FTBENCH_INLINE void store(T* p, Vector a) {
 }
 
 constexpr int64_t kTripleSlack = 0;
-FTBENCH_INLINE void load_triples(const uint8_t* p, Vector& a, Vector& b, Vector& c) {
-  float planes[3][kLanes];
-  for (int i = 0; i < 3 * kLanes; ++i) planes[i % 3][i / 3] = p[i];
-  a = load(planes[0]);
-  b = load(planes[1]);
-  c = load(planes[2]);
+template <int kPlane>
+FTBENCH_INLINE Vector load_plane(const uint8_t* p) {
+  float plane[kLanes];
+  for (int i = 0; i < kLanes; ++i) plane[i] = p[3 * i + kPlane];
+  return load(plane);
 }
 
 struct Sum {
@@ -321,7 +324,7 @@ FTBENCH_INLINE void put(T* p, Vector a) {
 }
 template <Route kRoute, bool kPixels, class T>
 FTBENCH_INLINE void put(T* p, Vector a, Vector b) {
-#ifdef FTBENCH_PACKS_PIXELS
+#if FTBENCH_ISA >= FTBENCH_AVX512_BF16
   if constexpr (kPixels) {
     const __m512i words = pack_pixels(a, b);
     if constexpr (kRoute == Route::kPast) return _mm512_stream_si512((__m512i*)p, words);

@@ -1,9 +1,9 @@
-// Writing runs of values, for one instruction set. Included by simd/compile.h in that set's
+// Writing spans of values, for one instruction set. Included by simd/compile.h in that set's
 // namespace.
 
-// What a run of pixels is made of: both images, both but for those pixels whose bit is set, which
+// What a span of pixels is made of: both images, both but for those pixels whose bit is set, which
 // are the partner's, or each pixel from one image, the partner's where its bit is set.
-enum class Source { kBoth, kBothAround, kEither };
+enum class Blend { kBoth, kBothAround, kEither };
 
 // The shares of sixteen lanes at a time, repeated while the channels of a pixel come round.
 struct Pattern {
@@ -39,7 +39,7 @@ inline void set_pattern(Pattern& pattern, const Mix& mix, float weight, int64_t 
 
 // `size` values that lie together; bit first_bit + i of `inside` is value i's.
 template <class In, class Out>
-struct Run {
+struct Span {
   const In* own;
   const In* partner;
   Out* out;
@@ -95,12 +95,12 @@ FTBENCH_INLINE Vector alone(Vector value, const Shares& part) {
   return value;
 }
 
-template <bool kNormalised, Source kSource>
+template <bool kNormalised, Blend kBlend>
 FTBENCH_INLINE Vector mixed(Vector mine, Vector theirs, const Shares& part, uint32_t inside = 0) {
-  if constexpr (kSource == Source::kBothAround) {
+  if constexpr (kBlend == Blend::kBothAround) {
     return select(inside, alone<kNormalised>(theirs, part),
-                  mixed<kNormalised, Source::kBoth>(mine, theirs, part));
-  } else if constexpr (kSource == Source::kEither) {
+                  mixed<kNormalised, Blend::kBoth>(mine, theirs, part));
+  } else if constexpr (kBlend == Blend::kEither) {
     return alone<kNormalised>(select(inside, theirs, mine), part);
   } else {
     if constexpr (kNormalised) return fma(part.own, mine, fma(part.other, theirs, part.shift));
@@ -109,39 +109,39 @@ FTBENCH_INLINE Vector mixed(Vector mine, Vector theirs, const Shares& part, uint
 }
 
 // kPeriod 0: not normalised; 1 or 3: vectors until the pattern repeats; -1: any number of them.
-template <class In, class Out, bool kPixels, int kPeriod, Source kSource>
+template <class In, class Out, bool kPixels, int kPeriod, Blend kBlend>
 struct Writer {
   static constexpr bool kNormalised = kPeriod != 0;
   static constexpr int kRepeat = kPeriod > 1 ? kPeriod : 1;
   static constexpr int64_t kUnit = 2 * kRepeat * kLanes;  // pairs fill a line of two-byte numbers
 
-  static FTBENCH_INLINE uint32_t inside(const Run<In, Out>& run, int64_t i) {
-    if constexpr (kSource == Source::kBoth) return 0;
-    return bits_at(run.inside, run.first_bit + i);
+  static FTBENCH_INLINE uint32_t inside(const Span<In, Out>& span, int64_t i) {
+    if constexpr (kBlend == Blend::kBoth) return 0;
+    return bits_at(span.inside, span.first_bit + i);
   }
 
-  static FTBENCH_INLINE Vector whole(const Run<In, Out>& run, int64_t i, const Shares& part) {
-    return mixed<kNormalised, kSource>(load(run.own + i), load(run.partner + i), part,
-                                       inside(run, i));
+  static FTBENCH_INLINE Vector whole(const Span<In, Out>& span, int64_t i, const Shares& part) {
+    return mixed<kNormalised, kBlend>(load(span.own + i), load(span.partner + i), part,
+                                       inside(span, i));
   }
 
-  static FTBENCH_INLINE void write_part(const Run<In, Out>& run, int64_t i, int64_t count,
+  static FTBENCH_INLINE void write_part(const Span<In, Out>& span, int64_t i, int64_t count,
                                         const Shares& part) {
-    const Vector mine = load_part(run.own + i, count), theirs = load_part(run.partner + i, count);
-    store_part(run.out + i, mixed<kNormalised, kSource>(mine, theirs, part, inside(run, i)), count);
+    const Vector mine = load_part(span.own + i, count), theirs = load_part(span.partner + i, count);
+    store_part(span.out + i, mixed<kNormalised, kBlend>(mine, theirs, part, inside(span, i)), count);
   }
 
   template <Route kRoute>
-  static FTBENCH_INLINE int64_t write_units(const Run<In, Out>& run, int64_t i,
+  static FTBENCH_INLINE int64_t write_units(const Span<In, Out>& span, int64_t i,
                                             const Shares* part) {
-    for (; i + kUnit <= run.size; i += kUnit) {
+    for (; i + kUnit <= span.size; i += kUnit) {
       for (int v = 0; v < 2 * kRepeat; v += 2) {
         const int64_t at = i + v * kLanes;
-        prefetch_ahead(run.partner + at);
-        if (sizeof(In) == 4) prefetch_ahead(run.partner + at + kLanes);
-        const Vector first = whole(run, at, part[v % kRepeat]);
-        const Vector second = whole(run, at + kLanes, part[(v + 1) % kRepeat]);
-        put<kRoute, kPixels>(run.out + at, first, second);
+        prefetch_ahead(span.partner + at);
+        if (sizeof(In) == 4) prefetch_ahead(span.partner + at + kLanes);
+        const Vector first = whole(span, at, part[v % kRepeat]);
+        const Vector second = whole(span, at + kLanes, part[(v + 1) % kRepeat]);
+        put<kRoute, kPixels>(span.out + at, first, second);
       }
     }
     return i;
@@ -149,10 +149,10 @@ struct Writer {
 
   // Two results of which the first's partner is the second's own image: it is converted once.
   // Returns how many values were written; the last few are not.
-  static __attribute__((noinline)) int64_t write_two(const Run<In, Out>& given,
-                                                     const Run<In, Out>& next, const Pattern* patterns,
+  static __attribute__((noinline)) int64_t write_two(const Span<In, Out>& given,
+                                                     const Span<In, Out>& next, const Pattern* patterns,
                                                      Route route) {
-    static_assert(kSource == Source::kBoth && kPeriod > 0);
+    static_assert(kBlend == Blend::kBoth && kPeriod > 0);
     const In *const own = given.own, *const partner = given.partner, *const last = next.partner;
     Out *const out = given.out, *const next_out = next.out;
     const int64_t size = given.size;
@@ -170,12 +170,12 @@ struct Writer {
           prefetch_ahead(last + at);
           const Shares *one = part[0] + v % kRepeat, *two = part[0] + (v + 1) % kRepeat;
           const Vector shared = load(partner + at), also = load(partner + at + kLanes);
-          put<kRoute, kPixels>(out + at, mixed<true, kSource>(load(own + at), shared, *one),
-                               mixed<true, kSource>(load(own + at + kLanes), also, *two));
+          put<kRoute, kPixels>(out + at, mixed<true, kBlend>(load(own + at), shared, *one),
+                               mixed<true, kBlend>(load(own + at + kLanes), also, *two));
           one += kRepeat;
           two += kRepeat;
-          put<kRoute, kPixels>(next_out + at, mixed<true, kSource>(shared, load(last + at), *one),
-                               mixed<true, kSource>(also, load(last + at + kLanes), *two));
+          put<kRoute, kPixels>(next_out + at, mixed<true, kBlend>(shared, load(last + at), *one),
+                               mixed<true, kBlend>(also, load(last + at + kLanes), *two));
         }
       }
       return i;
@@ -184,74 +184,89 @@ struct Writer {
     return write_all(std::false_type{});
   }
 
-  static __attribute__((noinline)) void write(const Run<In, Out>& given, const Pattern& pattern,
+  static __attribute__((noinline)) void write(const Span<In, Out>& given, const Pattern& pattern,
                                               Route route) {
-    const Run<In, Out> run = given;  // in registers: what is written cannot change it
+    const Span<In, Out> span = given;  // in registers: what is written cannot change it
     int64_t i = 0;
     if constexpr (kPeriod >= 0) {
       Shares part[kRepeat];
       for (int v = 0; v < kRepeat; ++v) part[v] = shares_at(pattern, v);
       const bool alike = kPeriod == 0 || pattern.uniform;  // whatever the lane
-      if (alike && route == Route::kPast && !aligned(run.out) && run.size >= kUnit) {
-        const int64_t start = (64 - reinterpret_cast<uintptr_t>(run.out) % 64) / sizeof(Out);
+      if (alike && route == Route::kPast && !aligned(span.out) && span.size >= kUnit) {
+        const int64_t start = (64 - reinterpret_cast<uintptr_t>(span.out) % 64) / sizeof(Out);
         while (i < start) {
           const int64_t count = start - i < kLanes ? start - i : kLanes;
-          write_part(run, i, count, part[0]);
+          write_part(span, i, count, part[0]);
           i += count;
         }
       }
-      i = route == Route::kPast && aligned(run.out + i)
-              ? write_units<Route::kPast>(run, i, part)
-              : write_units<Route::kCached>(run, i, part);
+      i = route == Route::kPast && aligned(span.out + i)
+              ? write_units<Route::kPast>(span, i, part)
+              : write_units<Route::kCached>(span, i, part);
     }
-    for (int64_t v = 0; i < run.size; i += kLanes) {
-      const int64_t count = run.size - i < kLanes ? run.size - i : kLanes;
-      write_part(run, i, count, shares_at(pattern, v));
+    for (int64_t v = 0; i < span.size; i += kLanes) {
+      const int64_t count = span.size - i < kLanes ? span.size - i : kLanes;
+      write_part(span, i, count, shares_at(pattern, v));
       v = v + 1 == pattern.period ? 0 : v + 1;
     }
   }
 };
 
+template <Route kRoute>
+using RouteTo = std::integral_constant<Route, kRoute>;
+
+// Values that fill a line of a plane.
+template <class Out>
+constexpr int64_t kLine = 64 / sizeof(Out);
+
+template <class F>
+FTBENCH_INLINE void each_plane(F f) {
+  f(std::integral_constant<int, 0>{});
+  f(std::integral_constant<int, 1>{});
+  f(std::integral_constant<int, 2>{});
+}
+
 // Pixels of three bytes, to three planes that lie `plane` values apart. Returns how many pixels
 // were written; the last few may not be.
-template <class Out, bool kNormalised, Source kSource>
-__attribute__((noinline)) int64_t write_triples(const Run<uint8_t, Out>& given, int64_t plane,
+template <class Out, bool kNormalised, Blend kBlend>
+__attribute__((noinline)) int64_t write_triples(const Span<uint8_t, Out>& given, int64_t plane,
                                                 const Pattern* patterns, Route route) {
   constexpr bool kPixels = kNormalised && std::is_same_v<Out, c10::BFloat16>;
-  const Run<uint8_t, Out> run = given;
+  const Span<uint8_t, Out> span = given;
   const Shares part[3] = {shares_at(patterns[0], 0), shares_at(patterns[1], 0),
                           shares_at(patterns[2], 0)};
   const auto write_all = [&](auto past) __attribute__((always_inline)) {
     int64_t i = 0;
-    for (; 3 * (i + kLanes) + kTripleSlack <= 3 * run.size; i += kLanes) {
-      prefetch_ahead(run.partner + 3 * i);
-      Vector mine[3], theirs[3];
-      load_triples(run.own + 3 * i, mine[0], mine[1], mine[2]);
-      load_triples(run.partner + 3 * i, theirs[0], theirs[1], theirs[2]);
-      const uint32_t inside = kSource == Source::kBoth ? 0 : bits_at(run.inside, run.first_bit + i);
-      for (int c = 0; c < 3; ++c) {
-        const Vector result = mixed<kNormalised, kSource>(mine[c], theirs[c], part[c], inside);
-        if constexpr (decltype(past)::value) {
-          stream(run.out + c * plane + i, result);
-        } else {
-          put<Route::kCached, kPixels>(run.out + c * plane + i, result);
+    for (; 3 * (i + kLine<Out>) + kTripleSlack <= 3 * span.size; i += kLine<Out>) {
+      prefetch_ahead(span.partner + 3 * i);
+      each_plane([&](auto channel) __attribute__((always_inline)) {
+        constexpr int c = decltype(channel)::value;
+        for (int64_t at = i; at < i + kLine<Out>; at += kLanes) {
+          const uint32_t inside =
+              kBlend == Blend::kBoth ? 0 : bits_at(span.inside, span.first_bit + at);
+          const Vector mine = load_plane<c>(span.own + 3 * at);
+          const Vector theirs = load_plane<c>(span.partner + 3 * at);
+          put<decltype(past)::value, kPixels>(
+              span.out + c * plane + at,
+              mixed<kNormalised, kBlend>(mine, theirs, part[c], inside));
         }
-      }
+      });
     }
     return i;
   };
+  // Numbers of two bytes are written faster into the caches: half a line at a time past them is slow.
   if constexpr (std::is_same_v<Out, float>) {
-    if (route == Route::kPast && aligned(run.out) && plane % kLanes == 0) {
-      return write_all(std::true_type{});
+    if (route == Route::kPast && aligned(span.out) && plane % kLine<Out> == 0) {
+      return write_all(RouteTo<Route::kPast>{});
     }
   }
-  return write_all(std::false_type{});
+  return write_all(RouteTo<Route::kCached>{});
 }
 
 // As Writer::write_two, for pixels of three bytes and planes.
 template <class Out>
-__attribute__((noinline)) int64_t write_two_triples(const Run<uint8_t, Out>& given,
-                                                    const Run<uint8_t, Out>& next, int64_t plane,
+__attribute__((noinline)) int64_t write_two_triples(const Span<uint8_t, Out>& given,
+                                                    const Span<uint8_t, Out>& next, int64_t plane,
                                                     const Pattern* patterns, Route route) {
   constexpr bool kPixels = std::is_same_v<Out, c10::BFloat16>;
   const uint8_t *const own = given.own, *const partner = given.partner, *const last = next.partner;
@@ -261,31 +276,27 @@ __attribute__((noinline)) int64_t write_two_triples(const Run<uint8_t, Out>& giv
   for (int c = 0; c < 6; ++c) part[c] = shares_at(patterns[c], 0);
   const auto write_all = [&](auto past) __attribute__((always_inline)) {
     int64_t i = 0;
-    for (; 3 * (i + kLanes) + kTripleSlack <= 3 * size; i += kLanes) {
+    for (; 3 * (i + kLine<Out>) + kTripleSlack <= 3 * size; i += kLine<Out>) {
       prefetch_ahead(partner + 3 * i);
       prefetch_ahead(last + 3 * i);
-      Vector first[3], shared[3], third[3];
-      load_triples(own + 3 * i, first[0], first[1], first[2]);
-      load_triples(partner + 3 * i, shared[0], shared[1], shared[2]);
-      load_triples(last + 3 * i, third[0], third[1], third[2]);
-      for (int c = 0; c < 3; ++c) {
-        const Vector one = mixed<true, Source::kBoth>(first[c], shared[c], part[c]);
-        const Vector two = mixed<true, Source::kBoth>(shared[c], third[c], part[3 + c]);
-        if constexpr (decltype(past)::value) {
-          stream(out + c * plane + i, one);
-          stream(next_out + c * plane + i, two);
-        } else {
-          put<Route::kCached, kPixels>(out + c * plane + i, one);
-          put<Route::kCached, kPixels>(next_out + c * plane + i, two);
+      each_plane([&](auto channel) __attribute__((always_inline)) {
+        constexpr int c = decltype(channel)::value;
+        for (int64_t at = i; at < i + kLine<Out>; at += kLanes) {
+          const Vector shared = load_plane<c>(partner + 3 * at);
+          const Vector one = mixed<true, Blend::kBoth>(load_plane<c>(own + 3 * at), shared, part[c]);
+          const Vector two =
+              mixed<true, Blend::kBoth>(shared, load_plane<c>(last + 3 * at), part[3 + c]);
+          put<decltype(past)::value, kPixels>(out + c * plane + at, one);
+          put<decltype(past)::value, kPixels>(next_out + c * plane + at, two);
         }
-      }
+      });
     }
     return i;
   };
   if constexpr (std::is_same_v<Out, float>) {
-    if (route == Route::kPast && aligned(out) && aligned(next_out) && plane % kLanes == 0) {
-      return write_all(std::true_type{});
+    if (route == Route::kPast && aligned(out) && aligned(next_out) && plane % kLine<Out> == 0) {
+      return write_all(RouteTo<Route::kPast>{});
     }
   }
-  return write_all(std::false_type{});
+  return write_all(RouteTo<Route::kCached>{});
 }
