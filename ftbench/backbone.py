@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -114,7 +115,16 @@ class Model(nn.Module):
 
     def forward(self, inputs: Any, frozen: int = 0) -> Any:
         """Return the head's output, with the first ``frozen`` stages outside autograd."""
-        return self.head(self.features(inputs, frozen))
+        return self.answer(self.features(inputs, frozen))
+
+    def answer(self, features: Any, targets: Any = None) -> Any:
+        """Return the head's output; a head whose ``forward`` has ``targets`` gets them, too.
+
+        They are those of the batch in training and None in prediction.
+        """
+        if "targets" in inspect.signature(self.head.forward).parameters:
+            return self.head(features, targets=targets)
+        return self.head(features)
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """Return the stages' parameters by name: those that a source model has as well.

@@ -161,7 +161,8 @@ def _record_problems(record: RunRecord) -> Iterator[str]:
     metrics = record.metrics if isinstance(record.metrics, list) else [None]
     for index, metric in enumerate(metrics):
         yield from _metric_problems(metric, f"metrics[{index}]")
-    yield from _infinities(record.identity, "identity")
+    if not _is_finite(record.identity):
+        yield from _infinities(record.identity, "identity")
 
 
 def _metric_problems(metric: object, name: str) -> Iterator[str]:
@@ -174,6 +175,15 @@ def _metric_problems(metric: object, name: str) -> Iterator[str]:
             yield f"{name}.{member} is {_shown(metric[member])}, not {expected}"
         elif member == "name" and is_taken(metric["name"]):
             yield f"{name}.name is {_shown(metric['name'])}, the name of another column"
+
+
+def _is_finite(values: Mapping[str, Any]) -> bool:
+    # The encoder looks at all numbers in C: a record has dozens, a directory thousands of records.
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _infinities(value: object, name: str) -> Iterator[str]:

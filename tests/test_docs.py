@@ -284,7 +284,42 @@ def test_every_built_in_part_of_a_recipe_is_documented_with_its_options():
         assert f"| {entry.kind} | `{entry.name}` | {first} | {options} |" in page
 
 
-# README.md: what the compiled operators are worth
+# CONTRIBUTING.md
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_what_the_house_and_its_table_name_is_there():
+    table = CONTRIBUTING.split("## To change one thing")[1].split("## Tests")[0]
+    named = set(re.findall(r"`((?:ftbench|docs|tests|plugins)/[\w./]*|README\.md)`", table))
+    assert len(named) > 25
+    missing = sorted(path for path in named if not (ROOT / path).exists())
+    assert missing == []
+
+
+def test_every_room_is_in_the_picture_of_the_house():
+    picture = CONTRIBUTING.split("```text")[1].split("```")[0]
+    rooms = {
+        path.stem if path.is_file() else f"{path.name}/"
+        for path in (ROOT / "ftbench").iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.name[0] != "_"
+    }
+    words = set(re.findall(r"[\w]+/?", picture))
+    # The ground floor ends with …, and these stand beside the house.
+    ground = {"source", "environment", "memory", "answers", "pretrain", "predictions"}
+    assert rooms - words - ground == set()
+
+
+@pytest.mark.parametrize("room", ["sweep", "run", "train", "report", "plugins"])
+def test_every_file_of_a_room_is_in_its_row(room):
+    (row,) = re.findall(rf"^\| `{room}/` \|.*$", CONTRIBUTING, re.MULTILINE)
+    inside = {p.stem for p in (ROOT / "ftbench" / room).glob("*.py") if p.stem != "__init__"}
+    named = set(re.findall(r"`(\w+)/?`", row)) - {room}
+    assert inside - named <= {"losses", "stopwatch"}
+    assert {name for name in named if name.islower()} - inside <= {"formats"}
+
+
+# docs/operators.md: what the compiled operators are worth
 
 PEERS = {
     "timm": "timm",
@@ -301,12 +336,12 @@ def cells_of(line):
 
 
 def rounds_to(text, value):
-    """Return whether a number of the README is the measured one, rounded to its last digit."""
+    """Return whether a number of the page is the measured one, rounded to its last digit."""
     decimals = len(text.partition(".")[2])
     return abs(float(text) - value) <= 0.5001 * 10**-decimals
 
 
-def test_the_readmes_table_is_of_the_committed_measurement():
+def test_the_table_of_the_operators_is_of_the_committed_measurement():
     measured = (ROOT / "benchmarks" / "results" / "amd-epyc-2-cores.md").read_text(encoding="utf-8")
     ours, peers, name = {}, {}, ""
     for title, *cells in map(cells_of, measured.split("\n\n")[0].splitlines()[2:]):
@@ -315,7 +350,8 @@ def test_the_readmes_table_is_of_the_committed_measurement():
             ours[name] = cells
         else:
             peers[name, title] = cells
-    lines = README.split("| on two cores of an EPYC")[1].split("\n\n")[0].splitlines()[2:]
+    page = (ROOT / "docs/operators.md").read_text(encoding="utf-8")
+    lines = page.split("| on two cores of an EPYC")[1].split("\n\n")[0].splitlines()[2:]
     assert len(lines) == 7
     for name, time, share, others in map(cells_of, lines):
         median, _, copies = ours[name][:3]

@@ -106,3 +106,74 @@ def test_glyphnet_serves_a_task_of_maps(tiny_run):
     record = ftbench.run.run_one(run, catalogue, device="cpu")
     assert record.status == "ok", record.message
     assert set(seen) == {(128, 1, 1)}  # of 8×8 images
+
+
+def test_a_task_of_language_model_features_keeps_the_source_head(tiny_run):
+    from torch import nn
+
+    kept = []
+
+    class OfTokens(TinyTask):
+        needs = ("language-model",)
+        classes = 4
+
+        def source(self):
+            return None
+
+        def head(self, offer, *, seed):
+            raise AssertionError("head() was called")
+
+    class Net(TinyNet):
+        def offers(self):
+            return (Offer("language-model", (8,)),)
+
+        def build(self, *, pretrained):
+            backbone = super().build(pretrained=pretrained)
+            stages = [*backbone.stages[:-1], ("top", nn.Sequential(backbone.stages[-1][1], Row()))]
+            kept.append(backbone.source_head)
+            head = backbone.source_head and nn.Sequential(backbone.source_head, nn.Flatten())
+            return ftbench.Backbone(stages, head)
+
+    class Row(nn.Module):
+        """One token a row."""
+
+        def forward(self, x):
+            return x.unsqueeze(1)
+
+    class Watch(ftbench.Strategy):
+        name = "watch"
+
+        def prepare(self, model, data):
+            assert model.head[0] is kept[-1]
+
+    record = tiny_run(Watch, task=OfTokens, backbone=Net)
+    assert record.status == "ok", record.message
+
+    class Scratch(Watch):
+        pretrained = False
+
+    message = tiny_run(Scratch, task=OfTokens, backbone=Net).message
+    assert "offers language-model features and build() returned no source_head" in message
+
+
+def test_a_head_that_wants_targets_gets_them_in_training_alone(tiny_run):
+    from torch import nn
+
+    seen = []
+
+    class Wants(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 3)
+
+        def forward(self, features, targets=None):
+            seen.append(None if targets is None else len(targets))
+            return self.linear(features)
+
+    class OfTargets(TinyTask):
+        def head(self, offer, *, seed):
+            return Wants()
+
+    assert tiny_run("full", task=OfTargets, steps=3).status == "ok"
+    assert seen.count(5) == 3  # batches of five rows
+    assert set(seen) == {5, None}

@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import pickle
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import pluggy
 
 from ftbench import hookspecs
-from ftbench.component import Component, build_options, is_name, parse_reference
+from ftbench.component import Component, build_options, parse_reference
 from ftbench.errors import FtbenchError, PluginError, SpecError, did_you_mean
 from ftbench.format import Format
-from ftbench.recipe import PARTS, RecipePart
+from ftbench.plugins.kinds import (
+    HOOKS,
+    KINDS,
+    Kind,
+    LoadError,
+    Owner,
+    base_class,
+    describe,
+    kind_of,
+    name_problem,
+)
 from ftbench.records import ComponentId
 from ftbench.source import source_hash
 
-ComponentKind = Literal["strategy", "task", "backbone"] | RecipePart
-Kind = ComponentKind | Literal["format"]
-KINDS: tuple[Kind, ...] = ("strategy", "task", "backbone", *PARTS, "format")
-HOOKS: Mapping[str, Kind] = {
-    "ftbench_strategies": "strategy",
-    "ftbench_tasks": "task",
-    "ftbench_backbones": "backbone",
-    "ftbench_optimizers": "optimizer",
-    "ftbench_schedules": "schedule",
-    "ftbench_augmentations": "augmentation",
-    "ftbench_mixings": "mixing",
-    "ftbench_heads": "head",
-    "ftbench_report_formats": "format",
-}
-"""The kind that each hook offers; the others tell of events."""
-
-# By name, for they bring torch: what prints a table does not wait for it.
-_BASES: Mapping[Kind, str] = {
-    "strategy": "ftbench.strategy:Strategy",
-    "task": "ftbench.task:Task",
-    "backbone": "ftbench.backbone:BackboneFamily",
-    "optimizer": "ftbench.recipe_parts:Optimizer",
-    "schedule": "ftbench.recipe_parts:Schedule",
-    "augmentation": "ftbench.recipe_parts:Augmentation",
-    "mixing": "ftbench.recipe_parts:Mixing",
-    "head": "ftbench.recipe_parts:Head",
-}
 Part = TypeVar("Part", bound=Component[Any])
 _log = logging.getLogger("ftbench")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The distribution that an entry point belongs to."""
-
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        """Return ``distribution version``."""
-        return f"{self.distribution} {self.version}".strip()
 
 
 @dataclass(frozen=True)
@@ -82,27 +52,6 @@ class Resolved(Generic[Part]):
     identity: ComponentId
 
 
-@dataclass(frozen=True)
-class LoadError:
-    """A plugin, or one thing that it offered, that could not be taken in."""
-
-    owner: Owner
-    entry_point: str
-    error: str
-
-
-def kind_of(base: type[Component[Any]]) -> Kind:
-    """Return the kind of components that inherit from a class."""
-    return cast(Kind, base.kind)
-
-
-def base_class(kind: Kind) -> type[Component[Any]]:
-    """Return the class that components of a kind inherit from."""
-    module, _, name = _BASES[kind].partition(":")
-    found: type[Component[Any]] = getattr(importlib.import_module(module), name)
-    return found
-
-
 class Catalogue:
     """Every component and report format that is installed, or those of some kinds."""
 
@@ -113,9 +62,12 @@ class Catalogue:
         errors: Iterable[LoadError] = (),
         kinds: Collection[Kind] = KINDS,
         extra: Mapping[str, Any] | None = None,
+        reload: Callable[[Mapping[str, Any]], Catalogue] | None = None,
     ) -> None:
+        """``reload`` makes the same catalogue of ``extra`` plugins in another process."""
         self._manager = manager
         self._extra = dict(extra or {})
+        self._reload = reload
         self._kinds = frozenset(kinds)
         self._owners = dict(owners)
         self.errors = list(errors)
@@ -125,8 +77,8 @@ class Catalogue:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Load the catalogue anew where it is unpickled; extra plugins travel with it."""
-        from ftbench.plugins.loading import load_catalogue
-
+        if self._reload is None:
+            raise PluginError("a catalogue that load_catalogue() did not make cannot be sent away")
         for label, plugin in self._extra.items():
             try:
                 pickle.dumps(plugin)
@@ -136,7 +88,7 @@ class Catalogue:
                     f"({type(error).__name__}: {error}); define it in a module that can be "
                     "imported there, or install it"
                 ) from error
-        return load_catalogue, (self._extra,)
+        return self._reload, (self._extra,)
 
     def find(self, kind: Kind, name: str) -> Entry:
         """Return the one entry of that name.
@@ -314,22 +266,3 @@ def _format_problem(name: str, found: Any) -> str:
     if not (isinstance(suffix, str) and suffix.startswith(".")):
         return f"format '{name}': suffix is {suffix!r:.60}, expected one such as '.md'"
     return ""
-
-
-def name_problem(name: Any) -> str:
-    """Return why nobody could ask for what is called ``name``, ``""`` where they can."""
-    if not isinstance(name, str):
-        return f"the name {name!r} is no string"
-    if not is_name(name):
-        return (
-            f"the name {name!r} cannot be written in a spec; letters, digits, '_', '-' and '.' "
-            "can, a letter or digit first"
-        )
-    return ""
-
-
-def describe(error: BaseException) -> str:
-    """Return an error as a line; one that was written for the user as it is."""
-    if isinstance(error, FtbenchError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

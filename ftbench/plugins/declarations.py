@@ -14,7 +14,7 @@ from ftbench.component import Component, Options
 from ftbench.errors import PluginError
 from ftbench.metric import METRIC_FIELDS, Metric
 from ftbench.offers import KINDS
-from ftbench.plugins.catalogue import name_problem
+from ftbench.plugins.kinds import name_problem
 from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
 from ftbench.strategy import INTERFACE, REFUSALS, Strategy
 from ftbench.task import ClassificationTask, Task

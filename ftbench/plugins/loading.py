@@ -17,16 +17,8 @@ import pluggy
 from ftbench import hookspecs
 from ftbench.component import Component
 from ftbench.errors import PluginError, did_you_mean
-from ftbench.plugins.catalogue import (
-    HOOKS,
-    KINDS,
-    Catalogue,
-    Kind,
-    LoadError,
-    Owner,
-    base_class,
-    describe,
-)
+from ftbench.plugins.catalogue import Catalogue
+from ftbench.plugins.kinds import HOOKS, KINDS, Kind, LoadError, Owner, base_class, describe
 
 GROUP = "ftbench"
 _HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
@@ -67,7 +59,7 @@ def load_catalogue(
     for label, plugin in (extra or {}).items():
         owners[label] = Owner(label, "")
         _register(manager, plugin, label, owners, "")
-    return Catalogue(manager, owners, errors, kinds, extra)
+    return Catalogue(manager, owners, errors, kinds, extra, load_catalogue)
 
 
 def _entry_points(

@@ -170,11 +170,24 @@ def _build_model(parts: Parts, backbone: Backbone, offer: Offer) -> Model:
         what = f"task '{parts.task.name}': head() returned"
         return require(found, nn.Module, what, "a torch.nn.Module")
 
-    built = parts.made.head.build(last, offer, seed=seed)
-    what = f"head '{parts.made.head.name}': build() returned"
-    head = require(built, nn.Module, what, "a torch.nn.Module")
+    if offer.kind == "language-model":
+        head = _kept_head(parts, backbone)
+    else:
+        built = parts.made.head.build(last, offer, seed=seed)
+        what = f"head '{parts.made.head.name}': build() returned"
+        head = require(built, nn.Module, what, "a torch.nn.Module")
     readout = backbone.readouts.get(offer.kind)
     return Model(backbone.stages, head, readout, width=offer.width).to(parts.device)
+
+
+def _kept_head(parts: Parts, backbone: Backbone) -> nn.Module:
+    """Return the head that predicted the next token before: its vocabulary is the task's."""
+    if backbone.source_head is None:
+        raise FtbenchError(
+            f"backbone '{parts.family.name}' offers language-model features and build() returned "
+            "no source_head, which is the head that such a task keeps"
+        )
+    return backbone.source_head
 
 
 def _check_features(

@@ -212,7 +212,7 @@ class Steps:
         frozen = 0 if _wants_gradient(rows.inputs) else self.freezer.frozen_stages
         stages = self._stages(rows.inputs, frozen)
         features = self._model.readout(stages[-1])
-        outputs = self._model.head(features)
+        outputs = self._model.answer(features, rows.targets)
         smoothing = self._recipe.label_smoothing
         return Forward(
             model=self._model,
