@@ -207,6 +207,13 @@ def test_another_pass_takes_a_gradient_through_frozen_stages_where_inputs_want_o
     assert min(norms) > 0
 
 
+def test_another_pass_over_other_rows_is_refused_in_words(tiny_run):
+    record = tiny_run(
+        strategy_with(objective=lambda self, forward: forward.again(forward.inputs[:2]).loss)
+    )
+    refused(record, r"forward.again\(\) was given 2 rows, and the batch has 5, as many as targets")
+
+
 # Draws of its own.
 
 

@@ -278,6 +278,12 @@ class _Taken:
 
     def again(self, inputs: Any) -> Forward:
         """Return an extra pass, which moves no statistics."""
+        found, wanted = (_row_count(values) for values in (inputs, self._rows.inputs))
+        if found != wanted:
+            raise FtbenchError(
+                f"forward.again() was given {found} rows, and the batch has {wanted}, as many as "
+                "targets; call the model itself for other rows"
+            )
         self._hold_statistics()
         self.forwards += 1
         rows = _Rows(inputs, self._rows.targets, self._rows.plan)
@@ -292,6 +298,10 @@ class _Taken:
 def _is_overridden(strategy: Strategy, method: str) -> bool:
     """Return whether a strategy has another method than the base class's."""
     return getattr(type(strategy), method) is not getattr(Strategy, method)
+
+
+def _row_count(values: Any) -> int:
+    return len(_pytree.tree_leaves(values)[0])
 
 
 def _wants_gradient(inputs: Any) -> bool:
