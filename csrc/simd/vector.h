@@ -114,37 +114,18 @@ struct Sum {
 
 #elif FTBENCH_ISA >= FTBENCH_AVX2
 
+using Part = __m256;
+constexpr int kParts = 2;
 struct Vector {
-  __m256 low, high;
+  Part part[kParts];
 };
 
-FTBENCH_INLINE Vector load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-FTBENCH_INLINE void store(float* p, Vector a) {
-  _mm256_storeu_ps(p, a.low);
-  _mm256_storeu_ps(p + 8, a.high);
-}
-FTBENCH_INLINE Vector fill(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
-FTBENCH_INLINE Vector operator+(Vector a, Vector b) {
-  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
-}
-FTBENCH_INLINE Vector operator-(Vector a, Vector b) {
-  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
-}
-FTBENCH_INLINE Vector operator*(Vector a, Vector b) {
-  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
-}
-FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) {
-  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
-}
-// Eight lanes of all ones where the bit is set.
-FTBENCH_INLINE __m256 spread(uint32_t bits, __m256i lanes) {
+FTBENCH_INLINE Part fma(Part a, Part b, Part c) { return _mm256_fmadd_ps(a, b, c); }
+// Lanes whose bit is set from a, of the eight bits from the lowest on.
+FTBENCH_INLINE Part select_part(uint32_t bits, Part a, Part b) {
+  const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lanes);
-  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes));
-}
-FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
-  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return {_mm256_blendv_ps(b.low, a.low, spread(bits, low)),
-          _mm256_blendv_ps(b.high, a.high, spread(bits, _mm256_slli_epi32(low, 8)))};
+  return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes)));
 }
 
 FTBENCH_INLINE __m256 widen(__m256i a) { return _mm256_cvtepi32_ps(a); }
@@ -163,8 +144,8 @@ FTBENCH_INLINE __m256 widen_bfloat16(const c10::BFloat16* p) {
 }
 FTBENCH_INLINE Vector load(const c10::BFloat16* p) { return {widen_bfloat16(p), widen_bfloat16(p + 8)}; }
 FTBENCH_INLINE __m256i pack(const c10::Half*, Vector a) {
-  return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT),
-                          _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
+  return _mm256_set_m128i(_mm256_cvtps_ph(a.part[1], _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(a.part[0], _MM_FROUND_TO_NEAREST_INT));
 }
 FTBENCH_INLINE __m256i round_to_bfloat16(__m256 a) {
   const __m256i bits = _mm256_castps_si256(a);
@@ -175,7 +156,7 @@ FTBENCH_INLINE __m256i round_to_bfloat16(__m256 a) {
   return _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fc0), nan);
 }
 FTBENCH_INLINE __m256i pack(const c10::BFloat16*, Vector a) {
-  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a.low), round_to_bfloat16(a.high));
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a.part[0]), round_to_bfloat16(a.part[1]));
   return _mm256_permute4x64_epi64(packed, 0xd8);
 }
 // Pixels are no NaN whose bits are all ones, the only one that rounding up would change.
@@ -185,15 +166,15 @@ FTBENCH_INLINE __m256i rounded_pixels(__m256 a) {
   return _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
 }
 FTBENCH_INLINE __m256i pack_pixels(Vector a) {
-  const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(rounded_pixels(a.low), 16),
-                                             _mm256_srli_epi32(rounded_pixels(a.high), 16));
+  const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(rounded_pixels(a.part[0]), 16),
+                                             _mm256_srli_epi32(rounded_pixels(a.part[1]), 16));
   return _mm256_permute4x64_epi64(packed, 0xd8);
 }
 #define FTBENCH_PACKS_PIXELS
 
 FTBENCH_INLINE void stream(float* p, Vector a) {
-  _mm256_stream_ps(p, a.low);
-  _mm256_stream_ps(p + 8, a.high);
+  _mm256_stream_ps(p, a.part[0]);
+  _mm256_stream_ps(p + 8, a.part[1]);
 }
 
 // The last load begins at byte 36 and takes 16.
@@ -217,10 +198,10 @@ struct Sum {
 
   void clear() { quarter[0] = quarter[1] = quarter[2] = quarter[3] = _mm256_setzero_pd(); }
   void add(Vector a) {
-    quarter[0] = _mm256_add_pd(quarter[0], _mm256_cvtps_pd(_mm256_castps256_ps128(a.low)));
-    quarter[1] = _mm256_add_pd(quarter[1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)));
-    quarter[2] = _mm256_add_pd(quarter[2], _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)));
-    quarter[3] = _mm256_add_pd(quarter[3], _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1)));
+    quarter[0] = _mm256_add_pd(quarter[0], _mm256_cvtps_pd(_mm256_castps256_ps128(a.part[0])));
+    quarter[1] = _mm256_add_pd(quarter[1], _mm256_cvtps_pd(_mm256_extractf128_ps(a.part[0], 1)));
+    quarter[2] = _mm256_add_pd(quarter[2], _mm256_cvtps_pd(_mm256_castps256_ps128(a.part[1])));
+    quarter[3] = _mm256_add_pd(quarter[3], _mm256_cvtps_pd(_mm256_extractf128_ps(a.part[1], 1)));
   }
   void read(double* lanes) const {
     for (int i = 0; i < 4; ++i) _mm256_storeu_pd(lanes + 4 * i, quarter[i]);
@@ -229,29 +210,21 @@ struct Sum {
 
 #else
 
-// The compiler's own vectors, in registers of whatever width there is.
+// The compiler's own vectors, of the sixteen bytes that every processor has registers for.
+typedef float Part __attribute__((vector_size(16)));
+constexpr int kParts = 4;
 struct Vector {
-  typedef float Floats __attribute__((vector_size(64)));
-  Floats v;
+  Part part[kParts];
 };
 
-FTBENCH_INLINE Vector load(const float* p) {
-  Vector a;
-  __builtin_memcpy(&a.v, p, sizeof a.v);
-  return a;
+FTBENCH_INLINE Part fma(Part a, Part b, Part c) { return a * b + c; }
+FTBENCH_INLINE Part select_part(uint32_t bits, Part a, Part b) {
+  typedef int32_t Ints __attribute__((vector_size(16)));
+  const Ints lanes = {1, 2, 4, 8};
+  return ((static_cast<int32_t>(bits) - Ints{}) & lanes) != 0 ? a : b;
 }
-FTBENCH_INLINE void store(float* p, Vector a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
-FTBENCH_INLINE Vector fill(float a) { return {a - Vector::Floats{}}; }
-FTBENCH_INLINE Vector operator+(Vector a, Vector b) { return {a.v + b.v}; }
-FTBENCH_INLINE Vector operator-(Vector a, Vector b) { return {a.v - b.v}; }
-FTBENCH_INLINE Vector operator*(Vector a, Vector b) { return {a.v * b.v}; }
-FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
-FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
-  typedef int32_t Ints __attribute__((vector_size(64)));
-  const Ints lanes = {1,       1 << 1,  1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
-                      1 << 8,  1 << 9,  1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
-  return {((static_cast<int32_t>(bits) - Ints{}) & lanes) != 0 ? a.v : b.v};
-}
+FTBENCH_INLINE Vector load(const float* p);
+FTBENCH_INLINE void store(float* p, Vector a);
 
 template <class T>
 __attribute__((noinline)) void widen_sixteen(const T* p, float* to) {
@@ -283,14 +256,48 @@ FTBENCH_INLINE Vector load_plane(const uint8_t* p) {
 }
 
 struct Sum {
-  typedef double Doubles __attribute__((vector_size(128)));
-  Doubles lanes;
+  typedef double Doubles __attribute__((vector_size(32)));
+  Doubles quarter[4];
 
-  void clear() { lanes = Doubles{}; }
-  void add(Vector a) { lanes += __builtin_convertvector(a.v, Doubles); }
-  void read(double* to) const { __builtin_memcpy(to, &lanes, sizeof lanes); }
+  void clear() {
+    for (Doubles& each : quarter) each = Doubles{};
+  }
+  void add(Vector a) {
+    for (int i = 0; i < 4; ++i) quarter[i] += __builtin_convertvector(a.part[i], Doubles);
+  }
+  void read(double* to) const { __builtin_memcpy(to, quarter, sizeof quarter); }
 };
 
+#endif
+
+#if FTBENCH_ISA < FTBENCH_AVX512
+// Part by part: what is wider than a register would live in memory.
+constexpr int64_t kPartLanes = kLanes / kParts;
+
+#define FTBENCH_EACH_PART(of_i)                                 \
+  Vector made;                                                  \
+  for (int i = 0; i < kParts; ++i) made.part[i] = of_i;         \
+  return made
+FTBENCH_INLINE Part load_native(const float* p) {
+  Part a;
+  __builtin_memcpy(&a, p, sizeof a);
+  return a;
+}
+FTBENCH_INLINE Vector load(const float* p) { FTBENCH_EACH_PART(load_native(p + i * kPartLanes)); }
+FTBENCH_INLINE void store(float* p, Vector a) {
+  for (int i = 0; i < kParts; ++i) __builtin_memcpy(p + i * kPartLanes, &a.part[i], sizeof(Part));
+}
+FTBENCH_INLINE Vector fill(float a) { FTBENCH_EACH_PART(a - Part{}); }
+FTBENCH_INLINE Vector operator+(Vector a, Vector b) { FTBENCH_EACH_PART(a.part[i] + b.part[i]); }
+FTBENCH_INLINE Vector operator-(Vector a, Vector b) { FTBENCH_EACH_PART(a.part[i] - b.part[i]); }
+FTBENCH_INLINE Vector operator*(Vector a, Vector b) { FTBENCH_EACH_PART(a.part[i] * b.part[i]); }
+FTBENCH_INLINE Vector fma(Vector a, Vector b, Vector c) {
+  FTBENCH_EACH_PART(fma(a.part[i], b.part[i], c.part[i]));
+}
+FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
+  FTBENCH_EACH_PART(select_part(bits >> (i * kPartLanes), a.part[i], b.part[i]));
+}
+#undef FTBENCH_EACH_PART
 #endif
 
 // How a result is written: into the caches, or past them to memory, at an address that is aligned

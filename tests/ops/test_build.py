@@ -63,6 +63,7 @@ def test_a_source_distribution_has_every_source(tmp_path):
 
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.deep  # what CI builds for the quick tests is for the CPU alone
 def test_cuda_compiles_and_links_for_every_default_architecture():
     """The binary in use has sm_80, sm_90 and PTX: it was built where nvcc is."""
     path = serving.ahead_of_time()
