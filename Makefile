@@ -46,6 +46,7 @@ $(READY): pyproject.toml
 	  echo "set-up: this Python has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo 'set-up: installing ftbench and torch into .venv, 6 GB, some minutes'
 	@$(PYTHON) -m venv .venv
+	@rm -rf *.egg-info # Python finds entry points there, also those of before
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' || { \
 	  echo "set-up: pip could not install ftbench; the lines above say which package, torch needs about 6 GB of disk" >&2; exit 1; }
 	@touch $@
