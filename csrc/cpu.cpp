@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
-#include <fstream>
+#include <memory>
 #include <stdexcept>
 #include <thread>
 
@@ -43,18 +44,26 @@ std::vector<const Kernels*> supported() {
   return found;
 }
 
+// Opened by C: with a second C++ runtime in the process (some builds of torch carry their own), a
+// stream of the standard library reads a number through the other one's tables and crashes.
+struct Closer {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<std::FILE, Closer>;
+
+File open_to_read(const std::string& path) { return File(std::fopen(path.c_str(), "r")); }
+
 // What Linux says of the first core's caches. sysconf() would count, on some processors, the caches
 // of cores that do not share theirs.
 int64_t largest_cache() {
   int64_t largest = 0;
   for (int i = 0; i < 8; ++i) {
     const std::string path = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/size";
-    std::ifstream file(path);
-    int64_t size = 0;
+    const File file = open_to_read(path);
+    long long size = 0;
     char unit = 0;
-    if (!(file >> size)) continue;
-    file >> unit;
-    largest = std::max(largest, size * (unit == 'K' ? 1 << 10 : unit == 'M' ? 1 << 20 : 1));
+    if (!file || std::fscanf(file.get(), "%lld %c", &size, &unit) < 1) continue;
+    largest = std::max<int64_t>(largest, size * (unit == 'K' ? 1 << 10 : unit == 'M' ? 1 << 20 : 1));
   }
   return largest;
 }
@@ -101,11 +110,12 @@ bool prefetch_pays() {
 }
 
 int64_t quota_cores(const std::string& path) {
-  std::ifstream file(path);
-  double microseconds = 0, period = 0;
+  const File file = open_to_read(path);
+  long long microseconds = 0, period = 0;
   // "max" is no number: there is no quota.
-  if (!(file >> microseconds >> period) || microseconds <= 0 || period <= 0) return 0;
-  return static_cast<int64_t>(std::ceil(microseconds / period));
+  if (!file || std::fscanf(file.get(), "%lld %lld", &microseconds, &period) != 2) return 0;
+  if (microseconds <= 0 || period <= 0) return 0;
+  return static_cast<int64_t>(std::ceil(static_cast<double>(microseconds) / period));
 }
 
 int64_t usable_cores() {
