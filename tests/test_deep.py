@@ -55,7 +55,7 @@ def test_what_is_left_out_depends_on_the_operators_sources_alone():
         if re.search(r"pytest\.mark\.(deep|sanitize)\b", path.read_text())
     ]
     elsewhere = [name for name in marked if not name.startswith("tests/ops/")]
-    # It needs torchvision, so that CI has never run it.
+    # It measures what the operators are worth, so that it is theirs as well.
     assert elsewhere == ["tests/test_benchmarks.py"]
 
 

@@ -1,0 +1,307 @@
+"""Cuts an image model into ordered stages and its classifier, by one shallow symbolic trace.
+
+Blocks stay whole, and the model's own modules do the work: a stage is a ``torch.fx.GraphModule``
+over them, so state-dict keys, deepcopy, autocast and train or eval mode are as before. A cut is
+compared with the model before anyone gets it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from ftbench.backbone import NORMS
+from ftbench.errors import SpecError
+
+Grain = Literal["stage", "block"]
+_BIG = 0.6  # of all parameters: a module that holds so much is looked into
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model's ``stages``, input to output, and the ``head`` that makes its answers of the last's.
+
+    They are the model's own modules; ``width`` is that of the vectors (N, width) the head takes.
+    """
+
+    stages: tuple[tuple[str, nn.Module], ...]
+    head: nn.Module
+    width: int
+
+
+def cut_image_model(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    classifier: str | None = None,
+    grain: Grain = "stage",
+) -> Cut:
+    """Return the stages of a model of images (N, C, H, W) and its classifier.
+
+    ``classifier`` is the name of the layer that makes the answers, by default the model's last
+    linear layer. With grain ``block`` every residual or attention block is a stage of its own, with
+    ``stage`` those that the model keeps together are one. Nothing of the model is changed.
+
+    SpecError says what cannot be cut, and what differs from the model once cut: it is run on
+    ``images`` and on others of that size, in eval and in train mode, on copies.
+    """
+    kind = type(model).__name__
+    classifier = _last_linear(model) if classifier is None else classifier
+    try:
+        target = model.get_submodule(classifier)
+    except AttributeError:
+        raise SpecError(f"{kind} has no layer '{classifier}' to take for its classifier") from None
+    try:
+        graph = _Tracer(opened_modules(model, classifier, grain)).trace(_OneInput(model))
+    # Whatever a model's forward() does with a value that is not there yet.
+    except Exception as error:
+        raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {error}") from error
+    pieces = _pieces(graph)
+    at = next((i for i, piece in enumerate(pieces) if classifier in _called(piece)), None)
+    if at is None:
+        raise SpecError(f"{kind} cannot be cut into stages: '{classifier}' is not called by itself")
+    while at and _only(model, pieces[at - 1], (nn.Dropout, nn.Identity)):
+        at -= 1
+    stages = tuple((name, _module(model, piece)) for name, piece in _grouped(model, pieces[:at]))
+    if not stages:
+        raise SpecError(f"{kind} cannot be cut into stages: nothing precedes '{classifier}'")
+    head = (
+        target
+        if len(pieces) - at == 1
+        else _module(model, [node for piece in pieces[at:] for node in piece])
+    )
+    cut = Cut(stages, head, _checked_width(kind, stages, images))
+    problem = difference(model, cut, images)
+    if problem:
+        raise SpecError(f"{kind} cannot be cut into stages: {problem}")
+    return cut
+
+
+def difference(model: nn.Module, cut: Cut, images: Tensor) -> str:
+    """Return in what a cut differs from its model, ``""`` where nothing was found.
+
+    Outputs must have the same bits on two batches, in eval and in train mode with the same draws,
+    and the parts must hold the model's parameters, all of them and no other.
+    """
+    parts = nn.ModuleList([*(module for _, module in cut.stages), cut.head])
+    missing = {id(p): name for name, p in model.named_parameters()}
+    for parameter in parts.parameters():
+        if missing.pop(id(parameter), None) is None:
+            return "a stage holds a parameter that the model does not"
+    if missing:
+        return f"{len(missing)} parameters are in no stage, among them '{min(missing.values())}'"
+    whole, apart = copy.deepcopy((model, parts))
+    # A head that begins as zeros would answer alike whatever it is given.
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        for parameter in apart[-1].parameters():
+            parameter.normal_(std=0.1)
+        others = torch.randn_like(images)
+    for training in (False, True):
+        for batch in (images, others):
+            expected = _answer(copy.deepcopy(whole), [batch], training, whole=True)
+            found = _answer(copy.deepcopy(apart), [batch], training, whole=False)
+            if not torch.equal(expected, found):
+                return (
+                    f"its answers differ from the model's in {'train' if training else 'eval'} mode"
+                )
+    return ""
+
+
+def _answer(module: nn.Module, batch: list[Tensor], training: bool, *, whole: bool) -> Tensor:
+    value: Any = batch[0].clone()
+    parts = [module] if whole else list(cast(nn.ModuleList, module))
+    module.train(training)
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        for part in parts:
+            value = part(value)
+    if not isinstance(value, Tensor):
+        raise SpecError(f"{type(module).__name__} returned {type(value).__name__}, not a tensor")
+    return value
+
+
+class _OneInput(nn.Module):
+    # Optional arguments of a model's forward() would be inputs of the trace.
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images)
+
+
+_PREFIX = "model."
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, opened: set[str]) -> None:
+        super().__init__()
+        self._opened = opened
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (module_qualified_name + ".").removeprefix(_PREFIX).removesuffix(
+            "."
+        ) not in self._opened
+
+
+def opened_modules(model: nn.Module, classifier: str, grain: Grain) -> set[str]:
+    """Return the names of the modules that a trace looks into: what they hold can be cut apart."""
+    ancestors = {classifier[:i] for i, letter in enumerate(classifier) if letter == "."}
+    # Of what is not beside the classifier: VGG's has more parameters than all before it.
+    top = classifier.partition(".")[0]
+    total = sum(_size(child) for name, child in model.named_children() if name != top)
+    opened = {""}
+
+    def visit(prefix: str, module: nn.Module) -> None:
+        children = [
+            (prefix + name, child)
+            for name, child in module.named_children()
+            if _composite(child) or prefix + name in ancestors
+        ]
+        for path, child in children:
+            big = _size(child) >= _BIG * total
+            plain = type(child) is nn.Sequential and any(map(_composite, child.children()))
+            alike = [name for name, other in children if type(other) is type(child)]
+            # Three or more: a stem and the stages that follow it can be of one type.
+            twins = len([name for name in alike if name not in ancestors]) > 2
+            wanted = (big or plain) if grain == "block" else (big and not twins)
+            if path in ancestors or (wanted and path != classifier):
+                opened.add(path)
+                visit(path + ".", child)
+
+    visit("", model)
+    return opened
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _composite(module: nn.Module) -> bool:
+    """Return whether it is more than one layer: a block, a stage, a stem."""
+    own = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+    return len(own) > 1
+
+
+def _last_linear(model: nn.Module) -> str:
+    names = [str(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise SpecError(f"{type(model).__name__} has no linear layer to take for its classifier")
+    return names[-1]
+
+
+Piece = list[fx.Node]
+
+
+def _pieces(graph: fx.Graph) -> list[Piece]:
+    """Return runs of nodes between which one value alone is alive, that of the run's last node."""
+    nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
+    position = {node: i for i, node in enumerate(nodes)}
+    last_use = {
+        node: max((position.get(user, len(nodes)) for user in node.users), default=-1)
+        for node in graph.nodes
+        if node.op not in ("output", "get_attr")
+    }
+    pieces: list[Piece] = [[]]
+    for i, node in enumerate(nodes):
+        pieces[-1].append(node)
+        alive = [n for n, until in last_use.items() if until > i and position.get(n, -1) <= i]
+        if alive == [node]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _called(piece: Piece) -> list[str]:
+    return [str(node.target).removeprefix(_PREFIX) for node in piece if node.op == "call_module"]
+
+
+def _only(model: nn.Module, piece: Piece, kinds: tuple[type[nn.Module], ...]) -> bool:
+    called = _called(piece)
+    return len(called) == len(piece) and all(
+        isinstance(model.get_submodule(name), kinds) for name in called
+    )
+
+
+def _grouped(model: nn.Module, pieces: Sequence[Piece]) -> list[tuple[str, Piece]]:
+    """Return stages: the layers before the first block, then each block with what leads to it.
+
+    What follows the last block joins it. Where there is no block every layer with weights begins a
+    stage, with the norms and activations that follow.
+    """
+
+    def named(piece: Piece, wanted: Callable[[nn.Module], bool]) -> str:
+        return next((n for n in _called(piece) if wanted(model.get_submodule(n))), "")
+
+    if not any(named(piece, _composite) for piece in pieces):
+        return _joined((named(piece, _begins), piece) for piece in pieces)
+    groups: list[tuple[str, Piece]] = []
+    waiting: Piece = []
+    for piece in pieces:
+        block = named(piece, _composite)
+        if block and not groups and named(waiting, _has_parameters):
+            groups.append(("stem", waiting))
+            waiting = []
+        waiting = waiting + piece
+        if block:
+            groups.append((block, waiting))
+            waiting = []
+    return _joined([*groups, ("", waiting)])
+
+
+def _joined(groups: Iterable[tuple[str, Piece]]) -> list[tuple[str, Piece]]:
+    """Return the groups that have a name; one without joins that before it, or is the stem."""
+    found: list[tuple[str, Piece]] = []
+    for name, piece in groups:
+        if name or not found:
+            found.append((name or "stem", list(piece)))
+        else:
+            found[-1][1].extend(piece)
+    return found
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return _size(module) > 0
+
+
+def _begins(module: nn.Module) -> bool:
+    return _has_parameters(module) and not isinstance(module, NORMS)
+
+
+def _module(model: nn.Module, piece: Piece) -> fx.GraphModule:
+    """Return a module of one input that does what these nodes do, with the model's own modules."""
+    graph = fx.Graph()
+    made: dict[fx.Node, fx.Node] = {}
+    given = graph.placeholder("value")
+
+    def here(node: fx.Node) -> fx.Node:
+        if node in made:
+            return made[node]
+        if node.op != "get_attr":
+            return given
+        made[node] = graph.get_attr(str(node.target).removeprefix(_PREFIX))
+        return made[node]
+
+    for node in piece:
+        made[node] = graph.node_copy(node, here)
+        if node.op == "call_module":
+            made[node].target = str(node.target).removeprefix(_PREFIX)
+    graph.output(made[piece[-1]])
+    return fx.GraphModule(model, graph, type(model).__name__)
+
+
+def _checked_width(kind: str, stages: Sequence[tuple[str, nn.Module]], images: Tensor) -> int:
+    value: Any = images
+    module = copy.deepcopy(nn.ModuleList(module for _, module in stages)).eval()
+    with torch.no_grad():
+        for part in module:
+            value = part(value)
+    if not isinstance(value, Tensor) or value.dim() != 2:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise SpecError(f"{kind}'s classifier takes {shape}; expected vectors (N, width)")
+    return int(value.shape[1])

@@ -1,0 +1,124 @@
+"""Image models cut into stages: the same bits, parameters and gradients as the model."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from ftbench.backbones.cutting import cut_image_model, difference
+from ftbench.errors import SpecError
+
+models = pytest.importorskip("torchvision.models")
+
+# One of every family of torchvision that classifies, the smallest; and the size it is run at.
+FAMILIES = {
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnet50": 32,
+    "shufflenet_v2_x0_5": 32, "swin_t": 32, "swin_v2_t": 32, "vgg11_bn": 32, "vit_b_16": 32,
+}  # fmt: skip
+LARGE = ("maxvit_t", "vgg11_bn", "vit_b_16")  # their blocks are those of the coarse grain
+
+
+def images(size, batch=2):
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def made(name):
+    torch.manual_seed(0)
+    options = {"image_size": FAMILIES[name]} if name.startswith("vit") else {}
+    return models.get_model(name, weights=None, **options)
+
+
+CASES = [
+    (name, grain) for name in FAMILIES for grain in ("stage", "block")
+    if grain == "stage" or name not in LARGE
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "grain"), CASES)
+def test_a_cut_model_has_the_bits_and_parameters_of_the_model(name, grain):
+    model, size = made(name), FAMILIES[name]
+    before = copy.deepcopy(model.state_dict())
+    cut = cut_image_model(model, images(size), grain=grain)
+    assert len(cut.stages) >= 4
+    names = [stage for stage, _ in cut.stages]
+    assert len(set(names)) == len(names)
+    # Nothing of the model moved, its running statistics among them.
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    # Its own modules under their own names.
+    keys = {key for _, stage in cut.stages for key in stage.state_dict()}
+    assert keys <= set(before)
+
+
+def test_gradients_are_those_of_the_model():
+    model = made("resnet18").train()
+    cut = cut_image_model(model, images(64))
+    whole, apart = (
+        copy.deepcopy(model),
+        copy.deepcopy(nn.Sequential(*(module for _, module in cut.stages), cut.head)),
+    )
+    whole(images(64)).square().sum().backward()
+    apart(images(64)).square().sum().backward()
+    expected = [p.grad for p in whole.parameters()]
+    found = [p.grad for p in apart.parameters()]
+    assert len(found) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_stages_have_the_names_that_a_reader_of_the_model_knows():
+    cut = cut_image_model(made("resnet18"), images(64))
+    assert [name for name, _ in cut.stages] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    assert (cut.width, type(cut.head)) == (512, nn.Linear)
+    blocks = [
+        name for name, _ in cut_image_model(made("resnet18"), images(64), grain="block").stages
+    ]
+    assert blocks == ["stem", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1))]
+
+
+def test_stages_are_copied_pickled_and_run_at_other_sizes():
+    cut = cut_image_model(made("resnet18"), images(64))
+    stages = nn.Sequential(*(module for _, module in cut.stages)).eval()
+    for again in (copy.deepcopy(stages), pickle.loads(pickle.dumps(stages))):
+        assert torch.equal(again(images(96, 3)), stages(images(96, 3)))
+
+
+class Frozen(nn.Module):
+    """A model whose forward() asks for its mode: a trace keeps the answer that it got."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(48, 8), nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x.flatten(1)).relu())
+        return self.fc(x * 2 if self.training else x)
+
+
+class Branching(Frozen):
+    def forward(self, x):
+        return self.fc(self.first(x.flatten(1)) if x.sum() > 0 else x)
+
+
+def test_what_cannot_be_cut_is_refused_with_the_reason():
+    with pytest.raises(SpecError, match=r"Frozen .*differ from the model's in eval mode"):
+        cut_image_model(Frozen().train(), images(4))
+    with pytest.raises(SpecError, match="Branching cannot be cut into stages: tracing it failed"):
+        cut_image_model(Branching(), images(4))
+    with pytest.raises(SpecError, match="Frozen has no layer 'head'"):
+        cut_image_model(Frozen(), images(4), classifier="head")
+    with pytest.raises(SpecError, match="no linear layer"):
+        cut_image_model(nn.Conv2d(3, 3, 1), images(4))
+
+
+def test_a_stage_that_was_exchanged_is_noticed():
+    model = made("resnet18")
+    cut = cut_image_model(model, images(64))
+    other = cut_image_model(made("resnet18"), images(64))
+    assert "a parameter that the model does not" in difference(model, other, images(64))
+    shorter = copy.copy(cut)
+    object.__setattr__(shorter, "stages", cut.stages[:-1])
+    assert "parameters are in no stage" in difference(model, shorter, images(64))
