@@ -122,3 +122,33 @@ def test_a_stage_that_was_exchanged_is_noticed():
     shorter = copy.copy(cut)
     object.__setattr__(shorter, "stages", cut.stages[:-1])
     assert "parameters are in no stage" in difference(model, shorter, images(64))
+
+
+# Of as many of timm's modules, with what it finds in each; whole numbers of patches or windows.
+TIMM = {
+    "cs3darknet_s": (64, 5), "convnextv2_femto": (64, 5), "edgenext_xx_small": (64, 5),
+    "efficientvit_b0": (64, 6), "mobilevitv2_050": (64, 6), "pit_ti_224": (224, 4),
+    "skresnet18": (64, 5), "test_efficientnet_evos": (64, 6), "test_vit_relpos": (160, 10),
+    "tf_efficientnet_lite0": (64, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_models_of_timm_are_cut_by_the_same_rules(name):
+    timm = pytest.importorskip("timm")
+    size, stages = TIMM[name]
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    cut = cut_image_model(model, images(size), classifier=model.pretrained_cfg["classifier"])
+    found = [stage for stage, _ in cut.stages]
+    assert len(found) == stages, found
+    assert cut.width == model.head_hidden_size
+
+
+def test_the_first_stage_is_the_stem_and_what_follows_the_last_block_is_in_its_stage():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("tf_efficientnet_lite0")
+    cut = cut_image_model(model, images(64), classifier="classifier")
+    assert [name for name, _ in cut.stages] == ["stem", *(f"blocks.{i}" for i in range(7))]
+    last = cut.stages[-1][1]
+    assert {"conv_head", "bn2"} <= {name.split(".")[0] for name, _ in last.named_parameters()}
