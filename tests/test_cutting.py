@@ -133,6 +133,29 @@ TIMM = {
 }  # fmt: skip
 
 
+class TwoHeads(nn.Module):
+    """Answers with the mean of two heads, as models do that were distilled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(48, 8), nn.Linear(8, 8)
+        self.fc, self.taught = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.second(self.first(x.flatten(1)).relu())
+        return (self.fc(x) + self.taught(x)) / 2
+
+
+def test_several_classifiers_are_one_head():
+    model = TwoHeads()
+    cut = cut_image_model(model, images(4), classifier=("fc", "taught"))
+    assert [name for name, _ in cut.stages] == ["first", "second"]
+    assert {*cut.head.state_dict()} == {"fc.weight", "fc.bias", "taught.weight", "taught.bias"}
+    assert cut.width == 8
+    with pytest.raises(SpecError, match="TwoHeads has no layer 'third'"):
+        cut_image_model(model, images(4), classifier=("fc", "third"))
+
+
 @pytest.mark.parametrize("name", TIMM)
 def test_models_of_timm_are_cut_by_the_same_rules(name):
     timm = pytest.importorskip("timm")

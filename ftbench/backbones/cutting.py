@@ -38,43 +38,45 @@ def cut_image_model(
     model: nn.Module,
     images: Tensor,
     *,
-    classifier: str | None = None,
+    classifier: str | Sequence[str] | None = None,
     grain: Grain = "stage",
 ) -> Cut:
     """Return the stages of a model of images (N, C, H, W) and its classifier.
 
-    ``classifier`` is the name of the layer that makes the answers, by default the model's last
-    linear layer. With grain ``block`` every residual or attention block is a stage of its own, with
-    ``stage`` those that the model keeps together are one. Nothing of the model is changed.
+    ``classifier`` is the name of the layer that makes the answers, or the names of several that do
+    together, by default the model's last linear layer. With grain ``block`` every residual or
+    attention block is a stage of its own, with ``stage`` those that the model keeps together are
+    one. Nothing of the model is changed.
 
     SpecError says what cannot be cut, and what differs from the model once cut: it is run on
     ``images`` and on others of that size, in eval and in train mode, on copies.
     """
     kind = type(model).__name__
     classifier = _last_linear(model) if classifier is None else classifier
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    shown = ", ".join(map(repr, names))
+    absent = [name for name in names if not _holds(model, name)]
+    if absent or not names:
+        raise SpecError(
+            f"{kind} has no layer {', '.join(map(repr, absent))} to take for its classifier"
+        )
     try:
-        target = model.get_submodule(classifier)
-    except AttributeError:
-        raise SpecError(f"{kind} has no layer '{classifier}' to take for its classifier") from None
-    try:
-        graph = _Tracer(opened_modules(model, classifier, grain)).trace(_OneInput(model))
+        graph = _Tracer(opened_modules(model, names, grain)).trace(_OneInput(model))
     # Whatever a model's forward() does with a value that is not there yet.
     except Exception as error:
         raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {error}") from error
     pieces = _pieces(graph)
-    at = next((i for i, piece in enumerate(pieces) if classifier in _called(piece)), None)
+    at = next((i for i, piece in enumerate(pieces) if {*names} & {*_called(piece)}), None)
     if at is None:
-        raise SpecError(f"{kind} cannot be cut into stages: '{classifier}' is not called by itself")
+        raise SpecError(f"{kind} cannot be cut into stages: {shown} is not called by itself")
     while at and _only(model, pieces[at - 1], (nn.Dropout, nn.Identity)):
         at -= 1
     stages = tuple((name, _module(model, piece)) for name, piece in _grouped(model, pieces[:at]))
     if not stages:
-        raise SpecError(f"{kind} cannot be cut into stages: nothing precedes '{classifier}'")
-    head = (
-        target
-        if len(pieces) - at == 1
-        else _module(model, [node for piece in pieces[at:] for node in piece])
-    )
+        raise SpecError(f"{kind} cannot be cut into stages: nothing precedes {shown}")
+    alone = len(names) == 1 and len(pieces) - at == len(pieces[at]) == 1
+    rest = [node for piece in pieces[at:] for node in piece]
+    head = model.get_submodule(names[0]) if alone else _module(model, rest)
     cut = Cut(stages, head, _checked_width(kind, stages, images))
     problem = difference(model, cut, images)
     if problem:
@@ -150,12 +152,12 @@ class _Tracer(fx.Tracer):
         ) not in self._opened
 
 
-def opened_modules(model: nn.Module, classifier: str, grain: Grain) -> set[str]:
+def opened_modules(model: nn.Module, classifiers: Sequence[str], grain: Grain) -> set[str]:
     """Return the names of the modules that a trace looks into: what they hold can be cut apart."""
-    ancestors = {classifier[:i] for i, letter in enumerate(classifier) if letter == "."}
+    ancestors = {name[:i] for name in classifiers for i, letter in enumerate(name) if letter == "."}
     # Of what is not beside the classifier: VGG's has more parameters than all before it.
-    top = classifier.partition(".")[0]
-    total = sum(_size(child) for name, child in model.named_children() if name != top)
+    tops = {name.partition(".")[0] for name in classifiers}
+    total = sum(_size(child) for name, child in model.named_children() if name not in tops)
     opened = {""}
 
     def visit(prefix: str, module: nn.Module) -> None:
@@ -171,7 +173,7 @@ def opened_modules(model: nn.Module, classifier: str, grain: Grain) -> set[str]:
             # Three or more: a stem and the stages that follow it can be of one type.
             twins = len([name for name in alike if name not in ancestors]) > 2
             wanted = (big or plain) if grain == "block" else (big and not twins)
-            if path in ancestors or (wanted and path != classifier):
+            if path in ancestors or (wanted and path not in classifiers):
                 opened.add(path)
                 visit(path + ".", child)
 
@@ -187,6 +189,14 @@ def _composite(module: nn.Module) -> bool:
     """Return whether it is more than one layer: a block, a stage, a stem."""
     own = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
     return len(own) > 1
+
+
+def _holds(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return bool(name)
 
 
 def _last_linear(model: nn.Module) -> str:
@@ -255,13 +265,17 @@ def _grouped(model: nn.Module, pieces: Sequence[Piece]) -> list[tuple[str, Piece
 
 
 def _joined(groups: Iterable[tuple[str, Piece]]) -> list[tuple[str, Piece]]:
-    """Return the groups that have a name; one without joins that before it, or is the stem."""
+    """Return the groups that have a name; one without joins that before it, or the first."""
     found: list[tuple[str, Piece]] = []
+    leading: Piece = []
     for name, piece in groups:
-        if name or not found:
-            found.append((name or "stem", list(piece)))
-        else:
+        if name:
+            found.append((name, leading + piece))
+            leading = []
+        elif found:
             found[-1][1].extend(piece)
+        else:
+            leading = leading + piece
     return found
 
 
