@@ -1,25 +1,30 @@
 """Image models cut into stages: the same bits, parameters and gradients as the model."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torchvision import models
 
 from ftbench.backbones.cutting import cut_image_model, difference
 from ftbench.errors import SpecError
 
-models = pytest.importorskip("torchvision.models")
-
-# One of every family of torchvision that classifies, the smallest; and the size it is run at.
+# The smallest of each family of torchvision that is cut, and the size it is run at.
 FAMILIES = {
     "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32,
     "efficientnet_v2_s": 32, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32,
     "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnet50": 32,
     "shufflenet_v2_x0_5": 32, "swin_t": 32, "swin_v2_t": 32, "vgg11_bn": 32, "vit_b_16": 32,
 }  # fmt: skip
-LARGE = ("maxvit_t", "vgg11_bn", "vit_b_16")  # their blocks are those of the coarse grain
+LARGE = (
+    "maxvit_t",
+    "vgg11_bn",
+    "vit_b_16",
+)  # slow; their blocks are tried in the other grain alone
 
 
 def images(size, batch=2):
@@ -51,17 +56,20 @@ def test_a_cut_model_has_the_bits_and_parameters_of_the_model(name, grain):
     # Its own modules under their own names.
     keys = {key for _, stage in cut.stages for key in stage.state_dict()}
     assert keys <= set(before)
+    assert model.training
 
 
-def test_gradients_are_those_of_the_model():
-    model = made("resnet18").train()
+@pytest.mark.parametrize("name", ["densenet121", "efficientnet_b0", "resnet18", "swin_t"])
+def test_gradients_are_those_of_the_model(name):
+    model = made(name).train()
     cut = cut_image_model(model, images(64))
     whole, apart = (
         copy.deepcopy(model),
         copy.deepcopy(nn.Sequential(*(module for _, module in cut.stages), cut.head)),
     )
-    whole(images(64)).square().sum().backward()
-    apart(images(64)).square().sum().backward()
+    for module in (whole, apart):
+        torch.manual_seed(0)
+        module(images(64)).square().sum().backward()
     expected = [p.grad for p in whole.parameters()]
     found = [p.grad for p in apart.parameters()]
     assert len(found) == len(expected)
@@ -83,6 +91,47 @@ def test_stages_are_copied_pickled_and_run_at_other_sizes():
     stages = nn.Sequential(*(module for _, module in cut.stages)).eval()
     for again in (copy.deepcopy(stages), pickle.loads(pickle.dumps(stages))):
         assert torch.equal(again(images(96, 3)), stages(images(96, 3)))
+
+
+def test_draws_are_the_callers():
+    model = made("efficientnet_b0")  # with dropout
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    cut_image_model(model, images(32))
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_models_with_auxiliary_classifiers_are_cut_without_those(name):
+    options = {"weights": None, "init_weights": False}
+    with pytest.raises(SpecError, match=r"classifier takes \(2, \d+, \d, \d\); expected vectors"):
+        cut_image_model(models.get_model(name, **options), images(96), classifier="fc")
+    cut = cut_image_model(models.get_model(name, **options, aux_logits=False), images(96))
+    assert len(cut.stages) > 10
+
+
+class Running(nn.Module):
+    """A model that keeps what it saw: training must move the statistics alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(48, 8), nn.BatchNorm1d(8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.first(x.flatten(1))))
+
+
+def test_statistics_that_move_otherwise_are_noticed():
+    model = Running()
+    cut = cut_image_model(model, images(4))
+    assert [name for name, _ in cut.stages] == ["first"]
+    stage = copy.copy(cut.stages[0][1])
+    stage.norm = copy.copy(model.norm)  # the same parameters
+    stage.norm.momentum = 0.9
+    moved = dataclasses.replace(cut, stages=(("first", stage),))
+    assert "differ from the model's in eval mode" in difference(model, moved, images(4))
 
 
 class Frozen(nn.Module):
@@ -110,8 +159,10 @@ def test_what_cannot_be_cut_is_refused_with_the_reason():
         cut_image_model(Branching(), images(4))
     with pytest.raises(SpecError, match="Frozen has no layer 'head'"):
         cut_image_model(Frozen(), images(4), classifier="head")
+    with pytest.raises(SpecError, match="names no layer of Frozen"):
+        cut_image_model(Frozen(), images(4), classifier=())
     with pytest.raises(SpecError, match="no linear layer"):
-        cut_image_model(nn.Conv2d(3, 3, 1), images(4))
+        cut_image_model(models.get_model("squeezenet1_1", weights=None), images(64))
 
 
 def test_a_stage_that_was_exchanged_is_noticed():
@@ -119,12 +170,11 @@ def test_a_stage_that_was_exchanged_is_noticed():
     cut = cut_image_model(model, images(64))
     other = cut_image_model(made("resnet18"), images(64))
     assert "a parameter that the model does not" in difference(model, other, images(64))
-    shorter = copy.copy(cut)
-    object.__setattr__(shorter, "stages", cut.stages[:-1])
+    shorter = dataclasses.replace(cut, stages=cut.stages[:-1])
     assert "parameters are in no stage" in difference(model, shorter, images(64))
 
 
-# Of as many of timm's modules, with what it finds in each; whole numbers of patches or windows.
+# A model of each of ten of timm's modules: the size it is run at, and how many stages it has.
 TIMM = {
     "cs3darknet_s": (64, 5), "convnextv2_femto": (64, 5), "edgenext_xx_small": (64, 5),
     "efficientvit_b0": (64, 6), "mobilevitv2_050": (64, 6), "pit_ti_224": (224, 4),
@@ -158,7 +208,6 @@ def test_several_classifiers_are_one_head():
 
 @pytest.mark.parametrize("name", TIMM)
 def test_models_of_timm_are_cut_by_the_same_rules(name):
-    timm = pytest.importorskip("timm")
     size, stages = TIMM[name]
     torch.manual_seed(0)
     model = timm.create_model(name)
@@ -169,7 +218,6 @@ def test_models_of_timm_are_cut_by_the_same_rules(name):
 
 
 def test_the_first_stage_is_the_stem_and_what_follows_the_last_block_is_in_its_stage():
-    timm = pytest.importorskip("timm")
     model = timm.create_model("tf_efficientnet_lite0")
     cut = cut_image_model(model, images(64), classifier="classifier")
     assert [name for name, _ in cut.stages] == ["stem", *(f"blocks.{i}" for i in range(7))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -55,11 +55,12 @@ def cut_image_model(
     classifier = _last_linear(model) if classifier is None else classifier
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     shown = ", ".join(map(repr, names))
-    absent = [name for name in names if not _holds(model, name)]
-    if absent or not names:
-        raise SpecError(
-            f"{kind} has no layer {', '.join(map(repr, absent))} to take for its classifier"
-        )
+    if not names:
+        raise SpecError(f"classifier={classifier!r} names no layer of {kind}")
+    modules = dict(model.named_modules())
+    absent = ", ".join(repr(name) for name in names if not name or name not in modules)
+    if absent:
+        raise SpecError(f"{kind} has no layer {absent} to take for its classifier")
     try:
         graph = _Tracer(opened_modules(model, names, grain)).trace(_OneInput(model))
     # Whatever a model's forward() does with a value that is not there yet.
@@ -76,7 +77,7 @@ def cut_image_model(
         raise SpecError(f"{kind} cannot be cut into stages: nothing precedes {shown}")
     alone = len(names) == 1 and len(pieces) - at == len(pieces[at]) == 1
     rest = [node for piece in pieces[at:] for node in piece]
-    head = model.get_submodule(names[0]) if alone else _module(model, rest)
+    head = modules[names[0]] if alone else _module(model, rest)
     cut = Cut(stages, head, _checked_width(kind, stages, images))
     problem = difference(model, cut, images)
     if problem:
@@ -97,34 +98,34 @@ def difference(model: nn.Module, cut: Cut, images: Tensor) -> str:
             return "a stage holds a parameter that the model does not"
     if missing:
         return f"{len(missing)} parameters are in no stage, among them '{min(missing.values())}'"
-    whole, apart = copy.deepcopy((model, parts))
-    # A head that begins as zeros would answer alike whatever it is given.
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
+    whole, parts = copy.deepcopy((model, parts))
+    devices = [images.device] if images.is_cuda else []
+    with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(0)
-        for parameter in apart[-1].parameters():
+        # A head that begins as zeros would answer alike whatever it is given.
+        for parameter in parts[-1].parameters():
             parameter.normal_(std=0.1)
-        others = torch.randn_like(images)
-    for training in (False, True):
-        for batch in (images, others):
-            expected = _answer(copy.deepcopy(whole), [batch], training, whole=True)
-            found = _answer(copy.deepcopy(apart), [batch], training, whole=False)
-            if not torch.equal(expected, found):
-                return (
-                    f"its answers differ from the model's in {'train' if training else 'eval'} mode"
+        batches = (images, torch.randn_like(images))
+        apart = copy.deepcopy(parts)  # of its own: until here they are the modules of `whole`
+        # Training comes first: what it leaves in running statistics is then seen, too.
+        for mode in ("train", "eval"):
+            for batch in batches:
+                expected, found = (
+                    _run(modules, batch, training=mode == "train") for modules in ([whole], apart)
                 )
+                if not isinstance(expected, Tensor):
+                    return f"it returns {type(expected).__name__} in {mode} mode, not a tensor"
+                if not torch.equal(expected, found):
+                    return f"its answers differ from the model's in {mode} mode"
     return ""
 
 
-def _answer(module: nn.Module, batch: list[Tensor], training: bool, *, whole: bool) -> Tensor:
-    value: Any = batch[0].clone()
-    parts = [module] if whole else list(cast(nn.ModuleList, module))
-    module.train(training)
-    with torch.no_grad(), torch.random.fork_rng(devices=()):
-        torch.manual_seed(1)
-        for part in parts:
-            value = part(value)
-    if not isinstance(value, Tensor):
-        raise SpecError(f"{type(module).__name__} returned {type(value).__name__}, not a tensor")
+def _run(modules: Iterable[nn.Module], images: Tensor, *, training: bool) -> Any:
+    """Return what the modules make of images, one after the other, by the same draws each time."""
+    torch.manual_seed(1)
+    value: Any = images.clone()  # some models write into what they are given
+    for module in modules:
+        value = module.train(training)(value)
     return value
 
 
@@ -138,7 +139,9 @@ class _OneInput(nn.Module):
         return self.model(images)
 
 
-_PREFIX = "model."
+def _name(target: object) -> str:
+    """Return a name of the trace as the model has it."""
+    return str(target).removeprefix("model").removeprefix(".")
 
 
 class _Tracer(fx.Tracer):
@@ -147,9 +150,7 @@ class _Tracer(fx.Tracer):
         self._opened = opened
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (module_qualified_name + ".").removeprefix(_PREFIX).removesuffix(
-            "."
-        ) not in self._opened
+        return _name(module_qualified_name) not in self._opened
 
 
 def opened_modules(model: nn.Module, classifiers: Sequence[str], grain: Grain) -> set[str]:
@@ -191,14 +192,6 @@ def _composite(module: nn.Module) -> bool:
     return len(own) > 1
 
 
-def _holds(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return bool(name)
-
-
 def _last_linear(model: nn.Module) -> str:
     names = [str(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
@@ -228,7 +221,7 @@ def _pieces(graph: fx.Graph) -> list[Piece]:
 
 
 def _called(piece: Piece) -> list[str]:
-    return [str(node.target).removeprefix(_PREFIX) for node in piece if node.op == "call_module"]
+    return [_name(node.target) for node in piece if node.op == "call_module"]
 
 
 def _only(model: nn.Module, piece: Piece, kinds: tuple[type[nn.Module], ...]) -> bool:
@@ -298,23 +291,21 @@ def _module(model: nn.Module, piece: Piece) -> fx.GraphModule:
             return made[node]
         if node.op != "get_attr":
             return given
-        made[node] = graph.get_attr(str(node.target).removeprefix(_PREFIX))
+        made[node] = graph.get_attr(_name(node.target))
         return made[node]
 
     for node in piece:
         made[node] = graph.node_copy(node, here)
         if node.op == "call_module":
-            made[node].target = str(node.target).removeprefix(_PREFIX)
+            made[node].target = _name(node.target)
     graph.output(made[piece[-1]])
-    return fx.GraphModule(model, graph, type(model).__name__)
+    return fx.GraphModule(model, graph, "Stage")
 
 
 def _checked_width(kind: str, stages: Sequence[tuple[str, nn.Module]], images: Tensor) -> int:
-    value: Any = images
-    module = copy.deepcopy(nn.ModuleList(module for _, module in stages)).eval()
-    with torch.no_grad():
-        for part in module:
-            value = part(value)
+    modules = copy.deepcopy(nn.ModuleList(module for _, module in stages))
+    with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
+        value = _run(modules, images, training=False)
     if not isinstance(value, Tensor) or value.dim() != 2:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise SpecError(f"{kind}'s classifier takes {shape}; expected vectors (N, width)")
