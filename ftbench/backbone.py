@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ftbench.component import Component, OptionsT
 from ftbench.offers import Kind, Offer
+from ftbench.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,17 @@ class BackboneFamily(Component[OptionsT]):
         """Return the features that a head can have; asked while a sweep is planned, so be quick."""
         raise NotImplementedError(f"backbone '{self.name}' must define offers()")
 
+    def preprocessing(self) -> Preprocessing | None:
+        """Return how images are made into what the first stage takes; None: tasks know it.
+
+        Asked while a sweep is planned, and part of what :meth:`fingerprint` has to cover.
+        """
+        return None
+
+    def source_classes(self) -> tuple[str, ...]:
+        """Return the names of the source head's outputs, empty where they are not known."""
+        return ()
+
     def build(self, *, pretrained: bool) -> Backbone:
         """Return new modules with pre-trained weights, or random ones.
 
@@ -168,7 +180,10 @@ class BackboneFamily(Component[OptionsT]):
         raise NotImplementedError(f"backbone '{self.name}' must define build()")
 
     def fingerprint(self) -> str:
-        """Return a hash of the pre-trained weights; it is part of a run's key."""
+        """Return a hash of the pre-trained weights and of what is done to images for them.
+
+        It is part of a run's key.
+        """
         raise NotImplementedError(f"backbone '{self.name}' must define fingerprint()")
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Set
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, ClassVar, Generic, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -29,6 +29,12 @@ class Options(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+
+
+PLACE = object()
+Place = Annotated[str, PLACE]
+"""An option that says where something lies. It is no part of a run's key: the fingerprint of what
+lies there is. Labels show the last part of a path."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
@@ -65,14 +71,27 @@ class Component(Generic[OptionsT]):
 
     @property
     def label(self) -> str:
-        """The name, with the options that differ from their defaults."""
+        """The name, with the options that differ from their defaults, as a reference is written.
+
+        Of a place it has the last part of the path.
+        """
         changed = {
-            name: value
+            name: PurePath(value).name if name in self.places() else value
             for name, value in self.options
             if value != type(self.options).model_fields[name].get_default(call_default_factory=True)
         }
+        model = changed.get("model")
+        name = self.name
+        if isinstance(model, str) and _MODEL.fullmatch(f"/{model}"):
+            name, changed = f"{name}/{model}", {k: v for k, v in changed.items() if k != "model"}
         text = ", ".join(f"{name}={_spelt(canonical(v))}" for name, v in changed.items())
-        return f"{self.name}({text})" if text else self.name
+        return f"{name}({text})" if text else name
+
+    @classmethod
+    def places(cls) -> frozenset[str]:
+        """Return the names of the options that are places: see :data:`Place`."""
+        fields = cls.Options.model_fields
+        return frozenset(name for name, field in fields.items() if PLACE in field.metadata)
 
     def canonical_options(self) -> dict[str, Any]:
         """Return all options as JSON values in one form: equal options give equal values.

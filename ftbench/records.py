@@ -29,11 +29,13 @@ class ComponentId:
 
     name: str
     version: str
-    options: Mapping[str, Any]  # all of them, defaults resolved
+    options: Mapping[str, Any]  # all but the places, defaults resolved
     fingerprint: str = ""  # SHA-256 of its data or weights, where it has any
     label: str = field(default="", compare=False)  # the name and what differs from the defaults
     owner: str = ""  # the distribution that brought it
     source: str = ""  # SHA-256 of its code outside ftbench, where it has any
+    places: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Options that say where something lies: what lies there has the fingerprint."""
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that take part in a run's key."""

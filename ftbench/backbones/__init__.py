@@ -15,5 +15,7 @@ if TYPE_CHECKING:
 def ftbench_backbones() -> Iterable[type[BackboneFamily]]:
     """Return the built-in backbone families."""
     from ftbench.backbones.glyphnet import GlyphNet
+    from ftbench.backbones.of_timm import TimmModel
+    from ftbench.backbones.of_torchvision import TorchvisionModel
 
-    return [GlyphNet]
+    return [GlyphNet, TimmModel, TorchvisionModel]

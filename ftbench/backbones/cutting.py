@@ -26,12 +26,11 @@ _BIG = 0.6  # of all parameters: a module that holds so much is looked into
 class Cut:
     """A model's ``stages``, input to output, and the ``head`` that makes its answers of the last's.
 
-    They are the model's own modules; ``width`` is that of the vectors (N, width) the head takes.
+    They are the model's own modules. The head takes vectors (N, F).
     """
 
     stages: tuple[tuple[str, nn.Module], ...]
     head: nn.Module
-    width: int
 
 
 def cut_image_model(
@@ -41,15 +40,32 @@ def cut_image_model(
     classifier: str | Sequence[str] | None = None,
     grain: Grain = "stage",
 ) -> Cut:
-    """Return the stages of a model of images (N, C, H, W) and its classifier.
+    """Return the stages of a model of images (N, C, H, W) and its classifier, compared with it.
+
+    See :func:`traced_cut`. SpecError says what cannot be cut, and what differs from the model once
+    cut: it is run on ``images`` and on others of that size, in eval and in train mode, on copies.
+    """
+    cut = traced_cut(model, classifier=classifier, grain=grain)
+    kind = type(model).__name__
+    _require_vectors(kind, cut.stages, images)
+    problem = difference(model, cut, images)
+    if problem:
+        raise SpecError(f"{kind} cannot be cut into stages: {problem}")
+    return cut
+
+
+def traced_cut(
+    model: nn.Module,
+    *,
+    classifier: str | Sequence[str] | None = None,
+    grain: Grain = "stage",
+) -> Cut:
+    """Return the stages of a model and its classifier, by its structure alone: on any device.
 
     ``classifier`` is the name of the layer that makes the answers, or the names of several that do
     together, by default the model's last linear layer. With grain ``block`` every residual or
     attention block is a stage of its own, with ``stage`` those that the model keeps together are
-    one. Nothing of the model is changed.
-
-    SpecError says what cannot be cut, and what differs from the model once cut: it is run on
-    ``images`` and on others of that size, in eval and in train mode, on copies.
+    one. Nothing of the model is changed. SpecError says what cannot be cut.
     """
     kind = type(model).__name__
     classifier = _last_linear(model) if classifier is None else classifier
@@ -72,17 +88,12 @@ def cut_image_model(
         raise SpecError(f"{kind} cannot be cut into stages: {shown} is not called by itself")
     while at and _only(model, pieces[at - 1], (nn.Dropout, nn.Identity)):
         at -= 1
-    stages = tuple((name, _module(model, piece)) for name, piece in _grouped(model, pieces[:at]))
+    stages = _readable([(n, _module(model, piece)) for n, piece in _grouped(model, pieces[:at])])
     if not stages:
         raise SpecError(f"{kind} cannot be cut into stages: nothing precedes {shown}")
     alone = len(names) == 1 and len(pieces) - at == len(pieces[at]) == 1
     rest = [node for piece in pieces[at:] for node in piece]
-    head = modules[names[0]] if alone else _module(model, rest)
-    cut = Cut(stages, head, _checked_width(kind, stages, images))
-    problem = difference(model, cut, images)
-    if problem:
-        raise SpecError(f"{kind} cannot be cut into stages: {problem}")
-    return cut
+    return Cut(stages, modules[names[0]] if alone else _module(model, rest))
 
 
 def difference(model: nn.Module, cut: Cut, images: Tensor) -> str:
@@ -257,6 +268,21 @@ def _grouped(model: nn.Module, pieces: Sequence[Piece]) -> list[tuple[str, Piece
     return _joined([*groups, ("", waiting)])
 
 
+def _readable(stages: Sequence[tuple[str, nn.Module]]) -> tuple[tuple[str, nn.Module], ...]:
+    """Return the stages by the ends of their names: ``layer1``, ``blocks.0``, ``denseblock2``."""
+    short = [_end(name) for name, _ in stages]
+    if len(set(short)) < len(short):
+        return tuple(stages)
+    return tuple((name, module) for name, (_, module) in zip(short, stages, strict=True))
+
+
+def _end(name: str) -> str:
+    """Return the shortest end of a dotted name that begins with a word."""
+    parts = name.split(".")
+    start = max((i for i, part in enumerate(parts) if not part.isdecimal()), default=0)
+    return ".".join(parts[start:])
+
+
 def _joined(groups: Iterable[tuple[str, Piece]]) -> list[tuple[str, Piece]]:
     """Return the groups that have a name; one without joins that before it, or the first."""
     found: list[tuple[str, Piece]] = []
@@ -302,11 +328,10 @@ def _module(model: nn.Module, piece: Piece) -> fx.GraphModule:
     return fx.GraphModule(model, graph, "Stage")
 
 
-def _checked_width(kind: str, stages: Sequence[tuple[str, nn.Module]], images: Tensor) -> int:
+def _require_vectors(kind: str, stages: Sequence[tuple[str, nn.Module]], images: Tensor) -> None:
     modules = copy.deepcopy(nn.ModuleList(module for _, module in stages))
     with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
         value = _run(modules, images, training=False)
     if not isinstance(value, Tensor) or value.dim() != 2:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise SpecError(f"{kind}'s classifier takes {shape}; expected vectors (N, width)")
-    return int(value.shape[1])

@@ -149,7 +149,7 @@ class Catalogue:
 
     def rebuild(self, base: type[Part], identity: ComponentId) -> Part:
         """Return a new component that is what ``identity`` names."""
-        return self.build(base, identity.name, identity.options)
+        return self.build(base, identity.name, {**identity.options, **identity.places})
 
     @contextlib.contextmanager
     def naming(self, kind: Kind, name: str) -> Iterator[None]:
@@ -173,11 +173,13 @@ class Catalogue:
         entry = self.find(cast(Kind, component.kind), component.name)
         require_complete(component)
         fingerprint = require_fingerprint(component)
+        options, places = component.canonical_options(), component.places()
         return ComponentId(
             name=component.name,
             owner=entry.owner.distribution,
             version=component.version or entry.owner.version,
-            options=component.canonical_options(),
+            options={name: value for name, value in options.items() if name not in places},
+            places={name: value for name, value in options.items() if name in places},
             fingerprint=fingerprint,
             label=component.label,
             source=entry.source,
