@@ -150,6 +150,15 @@ class Backbone:
     readouts: Mapping[Kind, nn.Module] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a backbone without its weights: of each stage, in order."""
+
+    names: tuple[str, ...]
+    parameters: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()  # of one image's output, empty where not known
+
+
 class BackboneFamily(Component[OptionsT]):
     """Base of a backbone plugin: builds a backbone, pre-trained or from random weights."""
 
@@ -167,6 +176,22 @@ class BackboneFamily(Component[OptionsT]):
         Asked while a sweep is planned, and part of what :meth:`fingerprint` has to cover.
         """
         return None
+
+    def outline(self) -> Outline:
+        """Return names, parameters and output shapes of the stages; weights are not read."""
+        stages = self.build(pretrained=False).stages
+        names = tuple(name for name, _ in stages)
+        parameters = tuple(parameter_count(stage) for _, stage in stages)
+        wanted = self.preprocessing()
+        if wanted is None:
+            return Outline(names, parameters)
+        flows: Any = torch.zeros(2, wanted.channels, *wanted.size)
+        shapes = []
+        with torch.no_grad():
+            for _, stage in stages:
+                flows = stage.eval()(flows)
+                shapes.append(tuple(flows.shape[1:]) if isinstance(flows, Tensor) else ())
+        return Outline(names, parameters, tuple(shapes))
 
     def source_classes(self) -> tuple[str, ...]:
         """Return the names of the source head's outputs, empty where they are not known."""

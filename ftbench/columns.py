@@ -84,6 +84,11 @@ _KEPT = (
     "accuracy on the held-out source task with its own head, before and after fine-tuning; missing "
     "for `scratch`"
 )
+_DRIFT = (
+    "on the target's test inputs, with the source head before and after fine-tuning: mean "
+    "KL(before ‖ after), and the share of rows with the same first class. Where the source's own "
+    "data is not there; missing for `scratch`"
+)
 _STEPS = "rows a step; steps taken, and planned before early stopping"
 _SIZE = (
     "scalars that trained at any time, at a rate above 0; scalars in backbone and head. A shared "
@@ -136,6 +141,23 @@ COLUMNS: tuple[Column, ...] = (
         higher_is_better=True,
         meaning=_KEPT,
         rows="source_rows",
+    ),
+    Column(
+        "drift_kl",
+        "scores",
+        "drift of the source head (nats)",
+        "nats",
+        higher_is_better=False,
+        meaning=_DRIFT,
+    ),
+    Column(
+        "drift_agreement",
+        "scores",
+        "source answers kept (%)",
+        "%",
+        higher_is_better=True,
+        meaning=_DRIFT,
+        rows="drift_rows",
     ),
     _cost(
         "train_seconds",
@@ -196,7 +218,30 @@ COLUMNS: tuple[Column, ...] = (
         *("test_rows", "source_rows"),
         unit="rows",
     ),
+    Column(
+        "drift_rows",
+        "protocol",
+        unit="rows",
+        meaning="test inputs on which drift was measured, up to 1,000; 0 where it was not",
+    ),
+    Column(
+        "left_out_rows",
+        "protocol",
+        unit="rows",
+        meaning="files or rows of the data that could not be used; `ftbench show task` names them",
+    ),
+    Column(
+        "remark",
+        "protocol",
+        meaning="what the strategy says of the run, such as which data a Fisher came from",
+    ),
     *_same(_STEPS, "protocol", "batch_size", "steps", "planned_steps", unit="count"),
+    Column(
+        "skipped_steps",
+        "protocol",
+        unit="count",
+        meaning="steps of those taken that changed nothing, since gradients overflowed in float16",
+    ),
     Column(
         "best_step",
         "protocol",
@@ -249,7 +294,7 @@ COLUMNS: tuple[Column, ...] = (
         "refer to in their package; empty for built-ins and where no source is to be had",
     ),
     *_same(
-        "the same of the backbone; SHA-256 of its weights",
+        "the same of the backbone; SHA-256 of its weights, preprocessing included",
         "components",
         *(f"backbone_{of}" for of in ("owner", "version", "fingerprint", "source")),
     ),

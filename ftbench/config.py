@@ -122,7 +122,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_toml(spec: SweepSpec) -> str:
     """Return the spec as TOML that :func:`load_spec` reads back to an equal spec."""
-    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+    values = spec.model_dump(mode="json", exclude_none=True)
+    if spec.recipe.preset is not None:  # what is said besides overrides it, so nothing else is
+        said = spec.recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        values["recipe"] = said
+    return tomli_w.dumps(values)
 
 
 def parse_assignment(text: str) -> tuple[list[str], Any]:

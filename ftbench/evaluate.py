@@ -89,7 +89,7 @@ def refuse_neighbours(model: nn.Module, examples: Examples, strategy: str) -> No
 
 
 def checked_scores(task: Task, scored: object) -> dict[str, float]:
-    """Return what score() returned as floats.
+    """Return what score() returned as floats, without those that are None: they are missing.
 
     FtbenchError where it is not one number for each metric, or names a column of the results.
     """
@@ -105,6 +105,7 @@ def checked_scores(task: Task, scored: object) -> dict[str, float]:
     return {
         name: require_number(value, f"task '{task.name}': the {name} that score() returned is")
         for name, value in scored.items()
+        if value is not None
     }
 
 

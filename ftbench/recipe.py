@@ -51,6 +51,9 @@ RecipePart = Literal["optimizer", "schedule", "augmentation", "mixing", "head"]
 PARTS: tuple[RecipePart, ...] = get_args(RecipePart)
 """What of a recipe is written ``name(option=value)``; a list there is a grid."""
 
+LATER = ("class_weights", "precision", "accumulation")
+"""Settings that runs of before did not have: at their default they are no part of a run's key."""
+
 MOVED = {
     "momentum": 'optimizer = "sgd(momentum={})"',
     "warmup": 'schedule = "cosine(warmup={})"',
@@ -69,6 +72,11 @@ class Recipe(Settings):
     The five parts are references as text; a sweep over several of them is a grid.
     """
 
+    preset: str | None = Field(
+        None,
+        description="a recipe by name, whose values hold where no other key says one: guideline, "
+        "bit-hyperrule, tllib",
+    )
     optimizer: str = Field("adamw", description="what takes the steps, say sgd(momentum=0.9)")
     learning_rate: float = Field(3e-4, gt=0, description="of the backbone's stages, at its peak")
     head_rate_factor: float = Field(3.0, gt=0, description="the head's rate over the backbone's")
@@ -81,9 +89,20 @@ class Recipe(Settings):
     steps: int | None = Field(150, gt=0, description="optimizer steps; or give epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the training rows")
     batch_size: int = Field(64, gt=0, description="rows a step; all of them where there are fewer")
+    accumulation: int = Field(
+        1,
+        gt=0,
+        description="parts of a batch, one after the other: less memory, nearly equal steps",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of forward passes in training; prediction is in float32"
+    )
     gradient_clip: float | None = Field(None, gt=0, description="largest global gradient norm")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label spread evenly over the classes"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="in the loss; balanced: rows / (classes × rows of the class)"
     )
     head: str = Field("plain", description="what is put on the features, say plain(dropout=0.2)")
     norm_statistics: Literal["frozen", "update"] = Field(
@@ -133,9 +152,13 @@ class Recipe(Settings):
         return epochs
 
     def settings(self) -> dict[str, Any]:
-        """Return everything but the parts, as JSON values."""
-        values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if name not in PARTS}
+        """Return everything but the parts, as JSON values: what of it a run's key holds."""
+        values, later = self.model_dump(mode="json", exclude={"preset"}), later_defaults()
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in PARTS and not (name in later and value == later[name])
+        }
 
     def total_steps(self, rows: int) -> int:
         """Return the optimizer steps of a run that trains on ``rows`` rows."""
@@ -143,3 +166,8 @@ class Recipe(Settings):
             return self.steps
         assert self.epochs is not None  # the validator holds this
         return max(1, round(self.epochs * rows / min(self.batch_size, rows)))
+
+
+def later_defaults() -> dict[str, Any]:
+    """Return the defaults of the settings that are no part of a run's key at their default."""
+    return {name: Recipe.model_fields[name].default for name in LATER}

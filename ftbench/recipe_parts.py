@@ -42,8 +42,14 @@ class Augmentation(Component[OptionsT]):
 
     kind: ClassVar[str] = "augmentation"
 
-    def augment(self, inputs: Any, *, seed: int, step: int) -> Any:
+    def augment(
+        self, inputs: Any, *, size: tuple[int, int] | None = None, seed: int, step: int
+    ) -> Any:
         """Return the inputs of a batch as the model sees them at ``step``.
+
+        Stored images come as (N, C, R, R) uint8 with the ``size`` (height, width) that the model
+        takes, and go back at that size, uint8 or floats up to 255: they are normalised afterwards.
+        Other inputs are the task's own tensors, ``size`` is None, and they keep their shape.
 
         Draw from (seed, step) alone, by :mod:`ftbench.rng` or from the global generators, which are
         seeded for the step: every strategy then sees the same views. ``inputs`` may be the data

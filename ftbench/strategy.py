@@ -42,6 +42,8 @@ class Strategy(Component[OptionsT]):
     refuses: ClassVar[tuple[Refusal, ...]] = ()
     """What this cannot be trained with, an error when a sweep is planned: ``mixing``,
     ``accumulation``, ``frozen-statistics``."""
+    remark: str = ""
+    """What a reader of the table should know of this run, a sentence; ``prepare`` may set it."""
     Options: ClassVar[type[Options]] = StrategyOptions
 
     def prepare(self, model: Model, data: Data) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,26 +158,73 @@ def check_size(labels: npt.ArrayLike | Strata, size: int) -> None:
         )
 
 
-def split_validation(labels: npt.ArrayLike | Strata, share: float, seed: int) -> tuple[Rows, Rows]:
+def split_validation(
+    labels: npt.ArrayLike | Strata, share: float, seed: int, groups: npt.ArrayLike | None = None
+) -> tuple[Rows, Rows]:
     """Return (training, validation) positions into ``labels``, stratified, drawn by ``seed``.
 
     Validation takes ``share`` of the rows, at least one of each class where that many rows hold
-    one, and leaves a row of each class to train on. SpecError where a side would be left empty.
+    one, and leaves a row of each class to train on. ``groups`` stay together. SpecError where a
+    side would be left empty.
+    """
+    rows = len(as_strata(labels))
+    try:
+        return split(labels, share, seed, "validation", groups=groups)
+    except ValueError as error:
+        raise SpecError(
+            f"{rows} labels leave no room for {share:.0%} of validation rows; "
+            "use a larger size or turn early stopping off (recipe.patience)"
+        ) from error
+
+
+def split(
+    labels: npt.ArrayLike | Strata,
+    share: float,
+    *purpose: int | str,
+    groups: npt.ArrayLike | None = None,
+) -> tuple[Rows, Rows]:
+    """Return positions into ``labels`` that stay, and those that ``purpose`` draws from them.
+
+    ``share`` of the rows is drawn, in the classes' proportions; a row of each class stays. Rows of
+    one of ``groups`` (N,) are on one side, so that the share is met as nearly as they allow.
+    ValueError where a side would be left empty.
     """
     values = as_strata(labels).values
     _, classes = np.unique(values, return_inverse=True)
-    order = stratified_order(values, seed, "validation")
-    # Each class's last row in this order stays in training.
-    _, from_end = np.unique(classes[order][::-1], return_index=True)
-    order = np.delete(order, len(order) - 1 - from_end)
-    wanted = round(share * len(values))
-    if wanted < 1 or len(order) < wanted or wanted >= len(values):
-        raise SpecError(
-            f"{len(values)} labels leave no room for {share:.0%} of validation rows; "
-            "use a larger size or turn early stopping off (recipe.patience)"
-        )
-    validation = np.sort(order[:wanted])
-    return np.setdiff1d(np.arange(len(values)), validation), validation
+    order = stratified_order(values, *purpose)
+    if groups is None:
+        # Each class's last row in this order stays.
+        _, from_end = np.unique(classes[order][::-1], return_index=True)
+        order = np.delete(order, len(order) - 1 - from_end)
+        wanted = round(share * len(values))
+        if wanted < 1 or len(order) < wanted or wanted >= len(values):
+            raise ValueError("a side is empty")
+        drawn = np.sort(order[:wanted])
+    else:
+        drawn = _drawn_groups(classes, np.asarray(groups), order, share)
+        if not 0 < len(drawn) < len(values):
+            raise ValueError("a side is empty")
+    return np.setdiff1d(np.arange(len(values)), drawn), drawn
+
+
+def _drawn_groups(classes: Rows, groups: npt.NDArray[Any], order: Rows, share: float) -> Rows:
+    """Return the rows of the groups that bring each class's count nearest to its share.
+
+    Groups are tried in the order of their first rows; one is taken where it brings the counts
+    nearer and leaves a row of each class.
+    """
+    _, group_of = np.unique(groups, return_inverse=True)
+    table = np.zeros((group_of.max() + 1, classes.max() + 1), dtype=np.int64)
+    np.add.at(table, (group_of, classes), 1)
+    left, wanted = table.sum(axis=0), share * table.sum(axis=0)
+    taken = np.zeros(len(table), dtype=bool)
+    for group in dict.fromkeys(group_of[order].tolist()):
+        counts = table[group]
+        nearer = np.sum((wanted - counts) ** 2) < np.sum(wanted**2)
+        if nearer and np.all(left - counts >= np.minimum(left, 1)):
+            taken[group] = True
+            wanted, left = wanted - counts, left - counts
+    return np.flatnonzero(taken[group_of]).astype(np.int64)
 
 
 def fingerprint(row_ids: npt.ArrayLike) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -22,6 +23,7 @@ from ftbench.fisher import draw_classes
 from ftbench.metric import CLASSIFICATION, Metric
 from ftbench.offers import Kind, Offer, checked_offers, choose_offer
 from ftbench.ops import MixPlan, mixed_cross_entropy
+from ftbench.targets import Classes, ClassWeights
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,34 @@ class Task(Component[OptionsT]):
         """Return the test rows, none of them in the pool."""
         raise NotImplementedError(f"task '{self.name}' must define test()")
 
+    def at_seed(self, seed: int) -> Task:
+        """Return the task as a seed splits it into pool and test set: itself, unless it does.
+
+        The fingerprint is of all seeds.
+        """
+        return self
+
+    def fitted(self, training: Examples, *, class_weights: ClassWeights = "none") -> Task:
+        """Return the task as it is for a run's training rows: itself, unless it learns of them.
+
+        Whatever is estimated from data, class weights or the spread of targets, is estimated from
+        them alone. SpecError for class weights of a task that has none.
+        """
+        if class_weights != "none":
+            raise SpecError(
+                f"task '{self.name}' has no class weights; leave out recipe.class_weights"
+            )
+        return self
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Why by name of what lies with the data and is no row."""
+        return {}
+
+    def details(self) -> Iterable[tuple[str, str]]:
+        """Yield headings and texts for ``ftbench show task``."""
+        return ()
+
     def source(self) -> SourceTask | None:
         """Return the source task on which retention is measured, None where there is none."""
         return None
@@ -212,8 +242,11 @@ class Task(Component[OptionsT]):
         """
         raise NotImplementedError(f"task '{self.name}' must define outcomes()")
 
-    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Return one number for each of ``metrics``; ``outcomes`` are those of all rows."""
+    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float | None]:
+        """Return one number for each of ``metrics``; ``outcomes`` are those of all rows.
+
+        None for one that is not defined on these rows: it is missing then.
+        """
         raise NotImplementedError(f"task '{self.name}' must define score()")
 
     def kept(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -232,6 +265,17 @@ class ClassificationTask(Task[OptionsT]):
 
     classes: ClassVar[int]
     metrics: ClassVar[tuple[Metric, ...]] = CLASSIFICATION
+    _class_weight: tuple[float, ...] = ()
+
+    def fitted(self, training: Examples, *, class_weights: ClassWeights = "none") -> Task:
+        """Return the task with the classes' weights in the training rows, where there are any."""
+        if class_weights == "none":
+            return self
+        found = copy.copy(self)
+        classes = Classes(tuple(map(str, range(self.classes))))
+        labels = torch.as_tensor(np.asarray(training.strata))
+        found._class_weight = classes.fitted(labels, class_weights=class_weights).weights
+        return found
 
     def head(self, offer: Offer, *, seed: int) -> nn.Module:
         """Return a linear layer on (N, F), drawn U(±1/√F) from ``seed`` alone."""
@@ -245,7 +289,8 @@ class ClassificationTask(Task[OptionsT]):
         FtbenchError where either is of another shape or type.
         """
         _check_predictions(self, outputs, targets)
-        return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing)
+        weight = outputs.new_tensor(self._class_weight) if self._class_weight else None
+        return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing, class_weight=weight)
 
     def outcomes(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
         """Return each row's label, prediction, NLL in nats and the prediction's probability.
@@ -256,7 +301,7 @@ class ClassificationTask(Task[OptionsT]):
         _check_range(self, "labels", targets, outputs.shape[1])
         return scores.class_outcomes(outputs, targets)
 
-    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float]:
+    def score(self, outcomes: Mapping[str, Tensor]) -> Mapping[str, float | None]:
         """Return accuracy, macro F1, NLL and expected calibration error."""
         return scores.classification_scores(outcomes)
 

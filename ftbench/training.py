@@ -50,6 +50,8 @@ class Data:
     source: Source | None
     loss: Callable[[Any, Any], Tensor]
     generator: torch.Generator
+    source_head: nn.Module | None = None
+    """The head that the backbone was pre-trained with, a copy; None for random weights."""
 
     def predict(self, module: nn.Module, examples: Examples) -> tuple[Any, Any]:
         """Return outputs and targets of all rows, in batches, in eval mode, without gradients.

@@ -55,7 +55,6 @@ def test_scores_that_are_not_those_of_the_metrics_are_named(tiny_run, scored, me
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, "None"),
         ("high", "'high'"),
         ("0.5", "'0.5'"),
         (True, "True"),
@@ -76,6 +75,17 @@ def test_a_score_that_is_no_number_is_named(tiny_run, value, said):
     assert record.status == "failed"
     assert record.message.startswith(f"task 'tiny': the nll that score() returned is {said}")
     assert record.message.endswith("; expected a number")
+
+
+def test_a_score_that_is_not_defined_is_missing(tiny_run):
+    class Odd(TinyTask):
+        def score(self, outcomes):
+            return {**SCORES, "nll": None}
+
+    record = tiny_run("head-only", task=Odd)
+    assert record.status == "ok"
+    assert record.scores.keys() >= {"accuracy"}
+    assert "nll" not in record.scores
 
 
 def detached(self, outputs, targets, **options):

@@ -15,7 +15,7 @@ from torch import nn
 
 import ftbench
 from ftbench.recipe import Recipe
-from ftbench.testing import is_full_at
+from ftbench.testing import RECIPES, is_full_at
 from ftbench.train import train
 from tests.support import data_of, made
 
@@ -253,7 +253,7 @@ def test_what_is_not_full_is_said_recipe_by_recipe():
     assert not found
     assert "final_loss" in repr(found) or "nll" in repr(found) or "accuracy" in repr(found)
     assert set(found.differences) == {name for name in found.differences if found.differences[name]}
-    assert len(found.differences) == 11
+    assert len(found.differences) == len(RECIPES)
 
 
 def test_a_teacher_of_the_strategys_own_is_not_counted_but_data_predict_needs_no_gradient():

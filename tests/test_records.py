@@ -66,7 +66,11 @@ RUN_FIELDS = ["size", "seed", "threads", "deterministic"]
 def test_every_field_of_a_run_is_among_those_tested_here():
     parts = ["task", "backbone", "strategy", "recipe"]
     assert [f.name for f in dataclasses.fields(RunSpec)] == [*parts, *RUN_FIELDS, "parts"]
-    assert {f.name for f in dataclasses.fields(ComponentId)} == {*COMPONENT_FIELDS, "label"}
+    assert {f.name for f in dataclasses.fields(ComponentId)} == {
+        *COMPONENT_FIELDS,
+        "label",
+        "places",
+    }
 
 
 @pytest.mark.parametrize("part", ["task", "backbone", "strategy"])

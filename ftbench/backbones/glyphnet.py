@@ -10,7 +10,9 @@ from torch import nn
 from ftbench.backbone import Backbone, BackboneFamily, Model
 from ftbench.component import Options
 from ftbench.errors import WeightsError
+from ftbench.glyphs import CLASSES, SIDE
 from ftbench.offers import Offer
+from ftbench.preprocessing import Preprocessing
 
 WIDTHS = (16, 32, 64, 128)
 STRIDE = 16  # how much smaller than the image the last maps are
@@ -40,6 +42,14 @@ class GlyphNet(BackboneFamily[GlyphNetOptions]):
     def offers(self) -> tuple[Offer, ...]:
         """Return the pooled features, and the maps behind them."""
         return Offer("pooled", (WIDTHS[-1],)), Offer("maps", (WIDTHS[-1],), strides=(STRIDE,))
+
+    def preprocessing(self) -> Preprocessing:
+        """Return grey images of 32 × 32 pixels in [0, 1], as the letters were."""
+        return Preprocessing((SIDE, SIDE), SIDE, mean=(0.0,), std=(1.0,))
+
+    def source_classes(self) -> tuple[str, ...]:
+        """Return the 52 letters."""
+        return tuple(CLASSES)
 
     def build(self, *, pretrained: bool) -> Backbone:
         """Return the five stages and the 52-letter head; WeightsError where the file is damaged."""

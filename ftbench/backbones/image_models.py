@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from ftbench import rng
-from ftbench.backbone import Backbone, BackboneFamily, parameter_count
+from ftbench.backbone import Backbone, BackboneFamily, Outline, parameter_count
 from ftbench.backbones.cutting import Cut, Grain, cut_image_model, traced_cut
 from ftbench.backbones.weights import SUFFIXES, StateDict, expanded, read_weights, sha256_of
 from ftbench.component import Options, Place
@@ -62,20 +62,6 @@ class Described:
     classes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What is known of a cut model without its weights: of each stage, in order."""
-
-    names: tuple[str, ...]
-    parameters: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]  # of one image
-
-    @property
-    def width(self) -> int:
-        """The width of the vectors that the classifier takes."""
-        return self.shapes[-1][0]
-
-
 class ImageModelFamily(BackboneFamily[ImageModelOptions]):
     """Base of a library of image models: any that can be cut is a backbone.
 
@@ -111,7 +97,7 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
 
         SpecError for a model that cannot be cut.
         """
-        return (Offer("pooled", (self.outline().width,)),)
+        return (Offer("pooled", (self.outline().shapes[-1][0],)),)
 
     def preprocessing(self) -> Preprocessing:
         """Return what the weights want, at another size where the options say one."""

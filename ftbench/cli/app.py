@@ -183,6 +183,27 @@ def plugins(
 
 
 @app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="backbone, task, strategy or recipe.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As in a sweep: \"image-folder(path='DIR')\".")
+    ],
+    size: Annotated[int | None, typer.Option(help="Labels; a recipe's preset needs them.")] = None,
+    check_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="What a backbone's source head says of an image, or of a folder of images.",
+        ),
+    ] = None,
+) -> None:
+    """Look closely at one backbone, task, strategy or recipe, before anything trains."""
+    from ftbench.cli import show as show_command
+
+    show_command.show(kind, name, size=size, check_weights=check_weights)
+
+
+@app.command()
 def doctor(
     build: Annotated[
         bool, typer.Option("--build", help="Compile the operators now, also after a failure.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any, Self
 
 import typer
@@ -11,6 +12,8 @@ from ftbench.metric import METRIC_FIELDS, Metric
 from ftbench.records import RunRecord, RunSpec
 from ftbench.report.cells import number
 from ftbench.sweep import Plan, Progress, TimeLeft, describe
+
+SAY_EVERY = 5.0  # seconds between lines on images
 
 
 def readable_seconds(seconds: float) -> str:
@@ -31,6 +34,7 @@ class ConsoleProgress(Progress):
     def __init__(self) -> None:
         self.runs_finished = 0
         self.warnings: list[str] = []  # to be read under the table
+        self._images_are, self._images_said = "", 0.0
         self._plan = Plan((), ())
         self._left = TimeLeft(self._plan)
 
@@ -55,6 +59,13 @@ class ConsoleProgress(Progress):
     def warned(self, message: str) -> None:
         """Keep the warning for the end."""
         self.warnings.append(message)
+
+    def images(self, what: str, done: int, total: int) -> None:
+        """Say at the start, every few seconds and at the end how far images are."""
+        now = time.monotonic()
+        if what != self._images_are or now - self._images_said > SAY_EVERY or done == total:
+            self._images_are, self._images_said = what, now
+            self._say(f"{what}: {done:,} of {total:,}")
 
     def seconds_left(self) -> float | None:
         """Return the estimate for the pending runs, from finished ones that are like them."""

@@ -15,6 +15,7 @@ from ftbench.cli.progress import make_progress, readable_seconds
 from ftbench.component import split_references
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
+from ftbench.images import images_folder, megabytes, reporting
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
 
@@ -78,9 +79,10 @@ def sweep(
     progress = make_progress()
     try:
         if dry_run:
-            _print_plan(spec, out, statuses)
+            with reporting(progress.images):
+                _print_plan(spec, out, statuses)
             return 0
-        with progress:
+        with progress, reporting(progress.images):
             plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress)
     except SpecError as error:
         raise SpecError(f"{path}: {error}" if path else str(error)) from error
@@ -132,7 +134,15 @@ def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
         typer.echo(f"warning: {warning}")
     for reason, count in sweeps.reasons(plan).most_common():
         typer.echo(f"  {count} × {reason}")
-    if plan.pending:
+    waiting = sweeps.undecoded(plan.pending, catalogue)
+    for images in waiting:
+        typer.echo(
+            f"images of {images.task} are decoded first: {megabytes(images.bytes)} in "
+            f"{images_folder()}"
+        )
+    if plan.pending and waiting:
+        typer.echo("estimated time: unknown until the images are decoded")
+    elif plan.pending:
         known = sweeps.estimate_seconds(plan)
         seconds = sweeps.probe_seconds(plan, spec, catalogue) if known is None else known
         basis = "short trials here" if known is None else "the finished runs"

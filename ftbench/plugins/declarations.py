@@ -24,6 +24,7 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
     (Strategy, "pretrained", bool, "True or False"),
     (Strategy, "scheduled", bool, "True or False"),
     (Strategy, "validates", bool, "True or False"),
+    (Strategy, "remark", str, "a string"),
     (Strategy, "refuses", (tuple, list), "a tuple of what it refuses: ('mixing',)"),
     (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
     (Task, "needs", (tuple, list), "kinds of features in a tuple: ('pooled',)"),
@@ -112,7 +113,8 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
     for owner, member, kind, expected in _DECLARED:
         if issubclass(component, owner) and hasattr(component, member):
             yield from _unless_is(component, member, kind, expected)
-    if issubclass(component, ClassificationTask) and getattr(component, "classes", 1) < 1:
+    classes: Any = getattr(component, "classes", 1)
+    if issubclass(component, ClassificationTask) and isinstance(classes, int) and classes < 1:
         yield f"{called}.classes is {component.classes!r}; expected at least 1"
     refused: Any = getattr(component, "refuses", ())
     for item in refused if isinstance(refused, tuple | list) else ():
@@ -144,6 +146,8 @@ def _unless_is(
     """Yield that a declared value is not of its type."""
     called = holder.__name__ if isinstance(holder, type) else repr(holder)
     value = getattr(holder, member)
+    if isinstance(value, property):
+        return  # it depends on the options, and is known of an instance
     fits = isinstance(value, kind) and (kind is not Integral or not isinstance(value, bool))
     if not fits:
         yield f"{called}.{member} is {value!r} ({type(value).__name__}); expected {expected}"
@@ -153,6 +157,8 @@ def _metric_problems(task: type[Task]) -> Iterator[str]:
     if not hasattr(task, "metrics"):
         return
     metrics: Any = task.metrics
+    if isinstance(metrics, property):
+        return
     if not isinstance(metrics, tuple | list) or not metrics:
         yield f"{task.__name__}.metrics is {metrics!r}; expected a tuple of ftbench.Metric"
         return

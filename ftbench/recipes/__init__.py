@@ -22,17 +22,24 @@ def ftbench_optimizers() -> Iterable[type[Optimizer]]:
 @hookimpl
 def ftbench_schedules() -> Iterable[type[Schedule]]:
     """Return the built-in schedules."""
-    from ftbench.recipes.schedules import Constant, Cosine, Linear
+    from ftbench.recipes.schedules import Constant, Cosine, Exponential, Linear, Steps
 
-    return [Constant, Cosine, Linear]
+    return [Constant, Cosine, Linear, Steps, Exponential]
 
 
 @hookimpl
 def ftbench_augmentations() -> Iterable[type[Augmentation]]:
     """Return the built-in augmentations."""
-    from ftbench.recipes.augmentations import CropFlip, NoAugmentation
+    from ftbench.recipes import augmentations as known
 
-    return [NoAugmentation, CropFlip]
+    return [
+        known.NoAugmentation,
+        known.CropFlip,
+        known.Standard,
+        known.Strong,
+        known.Medical,
+        known.Satellite,
+    ]
 
 
 @hookimpl
@@ -46,6 +53,6 @@ def ftbench_mixings() -> Iterable[type[Mixing]]:
 @hookimpl
 def ftbench_heads() -> Iterable[type[Head]]:
     """Return the built-in heads."""
-    from ftbench.recipes.heads import MLP, Plain
+    from ftbench.recipes.heads import MLP, Hidden, Plain
 
-    return [Plain, MLP]
+    return [Plain, MLP, Hidden]

@@ -49,11 +49,37 @@ class MLP(Head[MLPOptions]):
 
     def build(self, last: Callable[[Offer], nn.Module], offer: Offer, *, seed: int) -> nn.Module:
         """Return the layers; SpecError for features other than vectors."""
-        if offer.kind not in ("pooled", "tokens"):
-            raise SpecError(f"head '{self.name}' needs pooled features or tokens, not {offer.kind}")
-        hidden = self.options.hidden
-        layers = [seeded_linear(offer.width, hidden, seed, "head", "hidden"), nn.GELU()]
+        hidden, narrowed = _hidden(self.name, offer, self.options.hidden, seed)
+        layers = [hidden, nn.GELU()]
         if self.options.dropout:
             layers.append(nn.Dropout(self.options.dropout))
-        narrowed = Offer(offer.kind, (hidden,), inputs=offer.inputs)
         return nn.Sequential(*layers, last(narrowed))
+
+
+class HiddenOptions(Options):
+    """Options of ``hidden``."""
+
+    hidden: int = Field(512, gt=0, description="width of the hidden layer")
+    dropout: float = Field(0.3, ge=0, lt=1, description="in front of both layers")
+
+
+class Hidden(Head[HiddenOptions]):
+    """Dropout, a hidden layer with ReLU, dropout, and the task's own head."""
+
+    name = "hidden"
+    version = "1"
+
+    def build(self, last: Callable[[Offer], nn.Module], offer: Offer, *, seed: int) -> nn.Module:
+        """Return the layers; SpecError for features other than vectors."""
+        hidden, narrowed = _hidden(self.name, offer, self.options.hidden, seed)
+        # Two modules: whoever looks at one of them looks at one place.
+        first, second = nn.Dropout(self.options.dropout), nn.Dropout(self.options.dropout)
+        return nn.Sequential(first, hidden, nn.ReLU(), second, last(narrowed))
+
+
+def _hidden(name: str, offer: Offer, width: int, seed: int) -> tuple[nn.Module, Offer]:
+    """Return a layer on the features, and what it offers; SpecError where they are no vectors."""
+    if offer.kind not in ("pooled", "tokens"):
+        raise SpecError(f"head '{name}' needs pooled features or tokens, not {offer.kind}")
+    layer = seeded_linear(offer.width, width, seed, "head", "hidden")
+    return layer, Offer(offer.kind, (width,), inputs=offer.inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ftbench.metric import Metric
-from ftbench.report.metrics import SOURCE_KEPT
 from ftbench.report.summary import Cell, Table
 from ftbench.stats import Interval
 
@@ -53,7 +52,7 @@ def headings(table: Table) -> list[str]:
     return [
         "strategy",
         *(str(size) for size in table.sizes),
-        f"source kept at {largest}",
+        f"{table.kept_heading} at {largest}",
         f"train s at {largest}",
         *([f"CPU s at {largest}"] if _has_cpu_seconds(table) else []),
         "trainable",
@@ -87,7 +86,7 @@ def cost_cells(table: Table, index: int) -> list[str]:
     """Return the cells of row ``index`` to the right of its scores."""
     row = table.rows[index]
     return [
-        interval(row.source_kept, SOURCE_KEPT),
+        interval(row.source_kept, table.kept_metric),
         _seconds(row.train_seconds),
         *([_seconds(row.train_cpu_seconds)] if _has_cpu_seconds(table) else []),
         "–" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ftbench import columns
 from ftbench.metric import CLASSIFICATION, METRIC_FIELDS
+from ftbench.recipe import later_defaults
 from ftbench.records import COMPONENTS, RunRecord, identity_key
 
 _MEASURED: tuple[columns.Section, ...] = ("scores", "costs", "protocol")
@@ -137,7 +138,7 @@ def _sections(record: RunRecord) -> dict[columns.Section, Mapping[str, Any]]:
         "protocol": record.protocol,
         "recipe": {
             f"recipe_{name}": _part_label(record, name, value) if isinstance(value, dict) else value
-            for name, value in identity["recipe"].items()
+            for name, value in {**later_defaults(), **identity["recipe"]}.items()
         },
         "identity": {
             **identity,

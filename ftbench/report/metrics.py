@@ -14,6 +14,17 @@ from ftbench.metric import CLASSIFICATION, Metric
 WALL_SECONDS, CPU_SECONDS = "train_seconds", "train_cpu_seconds"
 
 SOURCE_KEPT = columns.metric("source_accuracy_after")
+ANSWERS_KEPT = columns.metric("drift_agreement")
+KEPT = {"source kept": SOURCE_KEPT, "source answers kept": ANSWERS_KEPT}
+"""What tells of forgetting, by the heading of its column: the first that runs have is shown."""
+
+
+def kept_heading(runs: pd.DataFrame) -> str:
+    """Return the heading of what these runs tell of forgetting, the first where they tell none."""
+    there = (
+        h for h, metric in KEPT.items() if metric.name in runs and runs[metric.name].notna().any()
+    )
+    return next(there, next(iter(KEPT)))
 
 
 def choose_metrics(frame: pd.DataFrame, name: str | None) -> dict[str, Metric]:

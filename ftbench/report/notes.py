@@ -8,7 +8,15 @@ import pandas as pd
 
 from ftbench import stats
 from ftbench.metric import Metric
-from ftbench.report.metrics import CPU_SECONDS, SOURCE_KEPT, WALL_SECONDS, row_counts
+from ftbench.report.metrics import (
+    ANSWERS_KEPT,
+    CPU_SECONDS,
+    KEPT,
+    SOURCE_KEPT,
+    WALL_SECONDS,
+    kept_heading,
+    row_counts,
+)
 from ftbench.stats import Comparison
 
 Scores = Mapping[str, Mapping[int, float]]  # one column's, as [row][seed]
@@ -33,7 +41,7 @@ def notes_under(
     notes = [_what_varies(ok, metric, scores)]
     notes += [] if metric.cost else _overlap(ok, scores)
     notes += [*_right_hand_columns(ok, metric), *_tests(metric, scores, comparisons)]
-    notes += [*_missing_runs(group), *_passes(ok), *_environment(ok)]
+    notes += [*_remarks(ok), *_missing_runs(group), *_passes(ok), *_environment(ok)]
     notes += _waiting(ok) if comparable else []
     if not comparable:
         notes.append("Timings come from several devices and are not compared.")
@@ -161,10 +169,26 @@ def _right_hand_columns(ok: pd.DataFrame, metric: Metric) -> Iterator[str]:
     def there(name: str) -> bool:
         return name in ok and bool(ok[name].notna().any())
 
-    if there(SOURCE_KEPT.name) and metric.name != SOURCE_KEPT.name:
-        yield f"Source kept is over seeds too, for {_these_rows(ok, SOURCE_KEPT.scored_on)}."
+    kept = KEPT[kept_heading(ok)]
+    if there(kept.name) and metric.name != kept.name:
+        what = f"{kept_heading(ok).capitalize()} {_IS_OVER[kept.name]}"
+        yield f"{what} {_these_rows(ok, kept.scored_on)}."
     if not metric.cost and (there(WALL_SECONDS) or there("trainable_parameters")):
         yield "Costs on the right are means over runs and are not tested."
+
+
+_IS_OVER = {
+    SOURCE_KEPT.name: "is over seeds too, for",
+    ANSWERS_KEPT.name: "are over seeds too: the share of test inputs whose first class is still "
+    "what the untouched model answers, for",
+}
+
+
+def _remarks(group: pd.DataFrame) -> Iterator[str]:
+    """Yield what strategies say of their runs."""
+    if "remark" in group:
+        said = group[["strategy", "remark"]].dropna().drop_duplicates()
+        yield from (f"{name}: {text}." for name, text in said.itertuples(index=False) if text)
 
 
 def _missing_runs(group: pd.DataFrame) -> Iterator[str]:

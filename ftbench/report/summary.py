@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ftbench.metric import Metric
+from ftbench.report.metrics import KEPT
 from ftbench.stats import Comparison, Interval
 
 Standing = Literal["best", "tied", "behind", "undecided"]
@@ -51,6 +52,12 @@ class Table:
     comparisons: Mapping[int, Sequence[Comparison]]
     source_accuracy_before: float | None
     notes: Sequence[str]
+    kept_heading: str = "source kept"  # of the rows' source_kept
+
+    @property
+    def kept_metric(self) -> Metric:
+        """How the rows' ``source_kept`` reads."""
+        return KEPT[self.kept_heading]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from ftbench.errors import SpecError
 from ftbench.metric import Metric
 from ftbench.report.metrics import (
     CPU_SECONDS,
-    SOURCE_KEPT,
+    KEPT,
     WALL_SECONDS,
     choose_metrics,
+    kept_heading,
     resolution,
 )
 from ftbench.report.notes import Scores, notes_under
@@ -79,6 +80,7 @@ def _table(group: pd.DataFrame, metric: Metric, varying: Sequence[str]) -> Table
         comparisons=by_size,
         source_accuracy_before=float(before.mean()) if len(before) else None,
         notes=notes_under(group, metric, scores, by_size, comparable=comparable),
+        kept_heading=kept_heading(group),
     )
 
 
@@ -102,7 +104,7 @@ def _row(
     return Row(
         strategy=label,
         cells=cells,
-        source_kept=_kept(runs),
+        source_kept=_kept(runs, KEPT[kept_heading(group)]),
         train_seconds=_mean(runs, WALL_SECONDS) if comparable else None,
         trainable_parameters=None if parameters is None else round(parameters),
         train_cpu_seconds=_mean(runs, CPU_SECONDS) if comparable else None,
@@ -238,14 +240,14 @@ def _standing(
     return "best" if label == leader else "behind"
 
 
-def _kept(runs: pd.DataFrame) -> Interval | None:
-    if SOURCE_KEPT.name not in runs:
+def _kept(runs: pd.DataFrame, kept: Metric) -> Interval | None:
+    if kept.name not in runs:
         return None
-    values = runs[SOURCE_KEPT.name][runs["status"] == "ok"].dropna()
+    values = runs[kept.name][runs["status"] == "ok"].dropna()
     if not len(values):
         return None
     return stats.mean_interval(
-        [float(value) for value in values], resolution=resolution(runs, SOURCE_KEPT)
+        [float(value) for value in values], resolution=resolution(runs, kept)
     )
 
 

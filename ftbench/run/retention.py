@@ -43,21 +43,28 @@ def find_retention(
 def visible_source(
     task: Task, retention: Retention | None, model: Model, device: str
 ) -> Source | None:
-    """Return what a strategy may see: copies of the samples and of the head.
-
-    What the head shares with the stages stays shared, or a Fisher would miss that use of it.
-    """
+    """Return what a strategy may see of the source task: copies of the samples and of the head."""
     if retention is None:
         return None
     require_examples(task, "source().samples", retention.task.samples, "subset")
     samples = retention.task.samples.subset(np.arange(len(retention.task.samples)))
-    shared = {id(parameter): parameter for parameter in model.stages.parameters()}
+    head = visible_head(retention.head, model)
+    assert head is not None  # as given
     return Source(
         samples.to(device),
-        copy.deepcopy(retention.head, shared),
+        head,
         loss=retention.task.loss,
         draw=retention.task.draw,
     )
+
+
+def visible_head(head: nn.Module | None, model: Model) -> nn.Module | None:
+    """Return a copy of the source head for a strategy, None where there is none.
+
+    What the head shares with the stages stays shared, or a Fisher would miss that use of it.
+    """
+    shared = {id(parameter): parameter for parameter in model.stages.parameters()}
+    return None if head is None else copy.deepcopy(head, shared)
 
 
 def source_accuracy(

@@ -25,8 +25,15 @@ from ftbench.plugins.recipe import remake_recipe
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
+from ftbench.run.drift import Drift, measure_drift
 from ftbench.run.isolation import wait_for
-from ftbench.run.retention import Retention, find_retention, source_accuracy, visible_source
+from ftbench.run.retention import (
+    Retention,
+    find_retention,
+    source_accuracy,
+    visible_head,
+    visible_source,
+)
 from ftbench.strategy import Strategy
 from ftbench.task import Examples, Task, pool_strata, require_offer, require_rows
 from ftbench.train import (
@@ -91,7 +98,7 @@ def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
                 f"the data or weights of {part.kind} '{part.name}' changed since the sweep "
                 "was planned; start it again"
             )
-    return parts
+    return dataclasses.replace(parts, task=parts.task.at_seed(spec.seed))
 
 
 def carry_out(
@@ -108,16 +115,23 @@ def carry_out(
     ``keep`` says whether predictions are kept with the outcomes.
     """
     budget = draw_budget(parts)
+    parts = dataclasses.replace(parts, task=_fitted(parts, budget))
     offer = require_offer(parts.task, parts.family)
     backbone = _build_backbone(parts)
     model = _build_model(parts, backbone, offer)
     retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
     _check_features(parts, model, offer, retention, budget)
     before = source_accuracy(parts.task, retention, model, parts.device)
-    costs, scored = _fine_tune(parts, model, budget, retention, deadline, on_step)
+    source_head = backbone.source_head if parts.strategy.pretrained else None
+    kept = _Kept(retention, None if source_head is None else source_head.to(parts.device))
+    costs, scored = _fine_tune(parts, model, budget, kept, deadline, on_step)
     with rng.isolated(parts.spec.seed, "neighbours"):
         refuse_neighbours(scored, budget.training, parts.strategy.name)
-    results, outcomes, predicted = _scores(parts, scored, keep)
+    test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
+    results, outcomes, predicted = _scores(parts, scored, test.to(parts.device), keep)
+    drift = _drift(parts, model, kept, test.to(parts.device))
+    if drift is not None:
+        results |= {"drift_kl": drift.divergence, "drift_agreement": drift.agreement}
     if before is not None:
         after = source_accuracy(parts.task, retention, model, parts.device)
         assert after is not None  # as before training
@@ -128,6 +142,7 @@ def carry_out(
         "costs": _costs(costs, model, predicted, shares_process=shares_process),
         "protocol": {
             **_protocol(parts, budget, costs.log, predicted.rows, retention),
+            "drift_rows": 0 if drift is None else drift.rows,
             "outcomes_fingerprint": fingerprint(outcomes),
         },
         "outcomes": pack(outcomes),
@@ -141,11 +156,12 @@ def draw_budget(parts: Parts) -> Budget:
     size, seed = parts.spec.size, parts.spec.seed
     strata = pool_strata(parts.task)
     rows = subsets.draw(strata, size, seed)
-    chosen = pool.subset(rows)
+    chosen = ready(pool.subset(rows), parts.family)
     training, validation = chosen, None
     if parts.recipe.patience is not None or parts.strategy.validates:
         share = parts.recipe.validation_share
-        kept, held = subsets.split_validation(strata[rows], share, seed)
+        groups = getattr(chosen, "groups", None)
+        kept, held = subsets.split_validation(strata[rows], share, seed, groups)
         training, validation = chosen.subset(kept), chosen.subset(held).to(parts.device)
     return Budget(
         training=training.to(parts.device),
@@ -154,6 +170,48 @@ def draw_budget(parts: Parts) -> Budget:
         pool_rows=len(pool),
         overlap=subsets.expected_overlap(strata, size),
     )
+
+
+def ready(examples: Examples, family: BackboneFamily) -> Examples:
+    """Return the examples as the backbone takes them: stored images by its preprocessing."""
+    prepared = getattr(examples, "prepared", None)
+    if prepared is None:
+        return examples
+    preprocessing = family.preprocessing()
+    if preprocessing is None:
+        raise FtbenchError(
+            f"backbone '{family.name}' does not say how images are prepared for it: it needs "
+            "preprocessing(), which returns an ftbench.Preprocessing"
+        )
+    found: Examples = prepared(preprocessing)
+    return found
+
+
+def _fitted(parts: Parts, budget: Budget) -> Task:
+    """Return the task with what it estimates from the rows that train."""
+    found: object = parts.task.fitted(budget.training, class_weights=parts.recipe.class_weights)
+    return require(found, Task, f"task '{parts.task.name}': fitted() returned", "an ftbench.Task")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the run keeps of the source: its task where there is one, and its head."""
+
+    retention: Retention | None
+    source_head: nn.Module | None
+
+
+def _drift(parts: Parts, model: Model, kept: _Kept, test: Examples) -> Drift | None:
+    """Return how far the source head's answers moved; None where the source itself is scored."""
+    if kept.retention is not None or kept.source_head is None or kept.source_head is model.head:
+        return None
+    # Built again rather than copied: while the run trained, nothing more was held in memory.
+    untouched = _build_backbone(parts)
+    if untouched.source_head is None:
+        return None
+    for module in (*(stage for _, stage in untouched.stages), untouched.source_head):
+        module.to(parts.device)
+    return measure_drift(model, kept.source_head, untouched, test)
 
 
 def _build_backbone(parts: Parts) -> Backbone:
@@ -210,7 +268,7 @@ def _fine_tune(
     parts: Parts,
     model: Model,
     budget: Budget,
-    retention: Retention | None,
+    kept: _Kept,
     deadline: float | None,
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[Costs, nn.Module]:
@@ -218,7 +276,7 @@ def _fine_tune(
     # What the harness copies and loads for itself comes before clock and memory start.
     rehearse_optimizer(parts.made.optimizer, parts.device)
     generator = torch.Generator(parts.device)
-    data = _visible(parts, budget, retention, model, generator)
+    data = _visible(parts, budget, kept, model, generator)
     generator.manual_seed(rng.torch_seed(parts.spec.seed, "strategy", "prepare"))
     wait_for(parts.device)
     peak, watch = PeakMemory(parts.device), Stopwatch()
@@ -242,7 +300,7 @@ def _fine_tune(
         on_ready=peak.skip,
         on_step=on_step,
     )
-    finish, scored = _finish(parts, model, budget, retention, generator)
+    finish, scored = _finish(parts, model, budget, kept, generator)
     costs = Costs(log, prepare + log.loop + finish, peak.peak_bytes())
     model.extras.clear()
     return costs, scored
@@ -252,13 +310,13 @@ def _finish(
     parts: Parts,
     model: Model,
     budget: Budget,
-    retention: Retention | None,
+    kept: _Kept,
     generator: torch.Generator,
 ) -> tuple[Seconds, nn.Module]:
     """Return what finishing took, and the module that is scored."""
     if type(parts.strategy).finish is Strategy.finish:
         return Seconds(), model
-    data = _visible(parts, budget, retention, model, generator)
+    data = _visible(parts, budget, kept, model, generator)
     generator.manual_seed(rng.torch_seed(parts.spec.seed, "strategy", "finish"))
     watch = Stopwatch()
     answer: object = parts.strategy.finish(model, data)
@@ -272,7 +330,7 @@ def _finish(
 def _visible(
     parts: Parts,
     budget: Budget,
-    retention: Retention | None,
+    kept: _Kept,
     model: Model,
     generator: torch.Generator,
 ) -> Data:
@@ -280,7 +338,8 @@ def _visible(
     return Data(
         training=budget.training,
         validation=budget.validation,
-        source=visible_source(parts.task, retention, model, parts.device),
+        source=visible_source(parts.task, kept.retention, model, parts.device),
+        source_head=visible_head(kept.source_head, model),
         loss=TaskLoss(parts.task),
         generator=generator,
     )
@@ -295,10 +354,9 @@ class Predicted:
 
 
 def _scores(
-    parts: Parts, model: nn.Module, keep: Keep
+    parts: Parts, model: nn.Module, test: Examples, keep: Keep
 ) -> tuple[dict[str, float], Outcomes, Predicted]:
-    """Return the scores on the test set and the kept outcomes: the one look at it."""
-    test = require_rows(parts.task, "test()", parts.task.test(), "to").to(parts.device)
+    """Return the scores on the test set and the kept outcomes."""
     watch = Stopwatch()
     outcomes, kept = outcomes_of(parts.task, model, test, predicted=keep == "predictions")
     wait_for(parts.device)
@@ -345,10 +403,13 @@ def _protocol(
         "batch_size": min(parts.recipe.batch_size, len(budget.training)),
         "steps": log.steps,
         "planned_steps": log.planned_steps,
+        "skipped_steps": log.skipped_steps,
         "best_step": log.best_step,
         "validation_loss": log.validation_loss,
         "final_loss": log.final_loss,
         "norm_statistics": log.norm_statistics,
+        "left_out_rows": len(parts.task.left_out),
+        "remark": parts.strategy.remark,
         "forward_passes": log.passes.forward / max(1, log.passes.steps),
         "backward_passes": log.passes.backward / max(1, log.passes.steps),
     }

@@ -1,5 +1,6 @@
 """Expand the grid, skip what is done, hand runs to an executor, store records."""
 
+from ftbench.sweep.decoding import Undecoded, undecoded
 from ftbench.sweep.drive import Progress, run_sweep
 from ftbench.sweep.estimate import Estimator, TimeLeft, estimate_seconds, probe_seconds
 from ftbench.sweep.grid import expand
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "StoredRuns",
     "TimeLeft",
+    "Undecoded",
     "describe",
     "estimate_seconds",
     "expand",
@@ -22,5 +24,6 @@ __all__ = [
     "probe_seconds",
     "reasons",
     "run_sweep",
+    "undecoded",
     "why_new",
 ]

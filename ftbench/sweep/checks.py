@@ -10,27 +10,43 @@ from ftbench.backbone import BackboneFamily
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
 from ftbench.plugins import Catalogue, Resolved
+from ftbench.recipe import Recipe
 from ftbench.recipe_parts import Mixing
+from ftbench.recipes.presets import recipe_at
 from ftbench.strategy import Strategy
 from ftbench.task import Task, pool_strata, require_offer, require_rows
 
 
 def check_refusals(
-    spec: SweepSpec, strategies: Sequence[Resolved[Strategy]], mixings: Sequence[Resolved[Mixing]]
+    recipe: Recipe, strategies: Sequence[Resolved[Strategy]], mixings: Sequence[Resolved[Mixing]]
 ) -> None:
     """Raise SpecError for a strategy that refuses to be trained as a recipe of the grid asks."""
     mixed = [mixing.identity.label for mixing in mixings if mixing.component.mixes]
-    frozen = spec.recipe.norm_statistics == "frozen"
+    frozen = recipe.norm_statistics == "frozen"
     for strategy in (resolved.component for resolved in strategies):
         if "mixing" in strategy.refuses and mixed:
             raise SpecError(
                 f"strategy '{strategy.name}' refuses mixing, and recipe.mixing is '{mixed[0]}'; "
                 "set that to none, or leave the strategy out"
             )
+        if "accumulation" in strategy.refuses and recipe.accumulation > 1:
+            raise SpecError(
+                f"strategy '{strategy.name}' refuses accumulation, and recipe.accumulation is "
+                f"{recipe.accumulation}; set that to 1, or leave the strategy out"
+            )
         if "frozen-statistics" in strategy.refuses and frozen and strategy.pretrained:
             raise SpecError(
                 f"strategy '{strategy.name}' refuses frozen statistics, and recipe.norm_statistics "
                 "is 'frozen'; set that to update, or leave the strategy out"
+            )
+
+
+def check_class_weights(recipe: Recipe, tasks: Sequence[Resolved[Task]]) -> None:
+    """Raise SpecError where class weights are asked for of a task that has none."""
+    for task in tasks if recipe.class_weights != "none" else ():
+        if type(task.component).fitted is Task.fitted:
+            raise SpecError(
+                f"task '{task.component.name}' has no class weights; leave out recipe.class_weights"
             )
 
 
@@ -97,7 +113,8 @@ def sizes_of(spec: SweepSpec, task: Task, catalogue: Catalogue, *, splits: bool)
 
 def _check_size(spec: SweepSpec, strata: subsets.Strata, size: int, *, splits: bool) -> None:
     subsets.check_size(strata, size)
-    if splits:
+    recipe = recipe_at(spec.recipe, size)
+    if splits or recipe.patience is not None:
         # Every seed's subset holds each class, so what one has room for, all have.
         rows = subsets.draw(strata, size, spec.seeds[0])
-        subsets.split_validation(strata[rows], spec.recipe.validation_share, spec.seeds[0])
+        subsets.split_validation(strata[rows], recipe.validation_share, spec.seeds[0])

@@ -17,6 +17,7 @@ from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
 from ftbench.run import RunWork, resolve_device
+from ftbench.sweep.decoding import undecoded
 from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, plan_for
 
 _log = logging.getLogger("ftbench")
@@ -99,6 +100,8 @@ class _Drive:
         for warning in plan.warnings:
             self.progress.warned(warning)
         try:
+            for images in undecoded(plan.pending, self.catalogue):
+                images.decode()
             for record in executor.map(plan.pending, work, _Announced(self)):
                 self.opened.append(record)
                 self.catalogue.notify("ftbench_run_finished", record=record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ftbench.backbone import BackboneFamily
@@ -11,10 +11,17 @@ from ftbench.component import Component, split_references
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
 from ftbench.plugins import Catalogue, Part, Resolved, base_class
-from ftbench.recipe import PARTS
+from ftbench.recipe import PARTS, Recipe
+from ftbench.recipes.presets import recipe_at
 from ftbench.records import RunSpec, identity_key
 from ftbench.strategy import Strategy
-from ftbench.sweep.checks import check_pairs, check_predictions, check_refusals, sizes_of
+from ftbench.sweep.checks import (
+    check_class_weights,
+    check_pairs,
+    check_predictions,
+    check_refusals,
+    sizes_of,
+)
 from ftbench.task import Task
 
 
@@ -27,22 +34,23 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     tasks = _points(Task, spec.tasks, catalogue)
     backbones = _points(BackboneFamily, spec.backbones, catalogue)
     strategies = _points(Strategy, spec.strategies, catalogue)
-    recipes = _recipes(spec, catalogue)
     check_pairs(tasks, backbones, catalogue)
     check_predictions(spec, tasks)
-    check_refusals(spec, strategies, [recipe["mixing"] for recipe in recipes])
-    splits = spec.recipe.patience is not None or any(s.component.validates for s in strategies)
+    validates = any(strategy.component.validates for strategy in strategies)
     sizes = {
-        task.identity.label: sizes_of(spec, task.component, catalogue, splits=splits)
+        task.identity.label: sizes_of(spec, task.component, catalogue, splits=validates)
         for task in tasks
     }
-    settings = spec.recipe.settings()
+    recipes = _recipes_by_size(spec, {n for found in sizes.values() for n in found}, catalogue)
+    for at, parts in recipes.values():
+        check_refusals(at, strategies, [recipe["mixing"] for recipe in parts])
+        check_class_weights(at, tasks)
     return [
         RunSpec(
             task=task.identity,
             backbone=backbone.identity,
             strategy=strategy.identity,
-            recipe=settings,
+            recipe=recipes[size][0].settings(),
             size=size,
             seed=seed,
             threads=spec.threads,
@@ -52,8 +60,8 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
         for seed in spec.seeds
         for task in tasks
         for backbone in backbones
-        for recipe in recipes
         for size in sizes[task.identity.label]
+        for recipe in recipes[size][1]
         for strategy in strategies
     ]
 
@@ -71,12 +79,24 @@ def _points(base: type[Part], texts: Sequence[str], catalogue: Catalogue) -> lis
     return list(found.values())
 
 
-def _recipes(spec: SweepSpec, catalogue: Catalogue) -> list[dict[str, Resolved[Any]]]:
+def _recipes_by_size(
+    spec: SweepSpec, sizes: Iterable[int], catalogue: Catalogue
+) -> dict[int, tuple[Recipe, list[dict[str, Resolved[Any]]]]]:
+    """Return for each size the recipe's settings and parts: a preset's depend on it."""
+    found: dict[int, tuple[Recipe, list[dict[str, Resolved[Any]]]]] = {}
+    for size in sorted(sizes):
+        at = recipe_at(spec.recipe, size)
+        alike = next((parts for recipe, parts in found.values() if recipe == at), None)
+        found[size] = at, _recipes(at, catalogue) if alike is None else alike
+    return found
+
+
+def _recipes(recipe: Recipe, catalogue: Catalogue) -> list[dict[str, Resolved[Any]]]:
     """Return the parts of each recipe of the grid, by kind: the product of what each key says."""
     axes = []
     for kind in PARTS:
         base: type[Component[Any]] = base_class(kind)
-        texts = split_references(getattr(spec.recipe, kind))
+        texts = split_references(getattr(recipe, kind))
         if not texts:
             raise SpecError(f"recipe.{kind} is empty; leave it out for its default")
         axes.append(_points(base, texts, catalogue))

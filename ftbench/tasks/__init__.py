@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 def ftbench_tasks() -> Iterable[type[Task]]:
     """Return the built-in tasks."""
     from ftbench.tasks.digits import Digits
+    from ftbench.tasks.image_folder import ImageFolder
+    from ftbench.tasks.image_table import Csv
     from ftbench.tasks.letters import Letters
+    from ftbench.tasks.torchvision_data import TorchvisionData
 
-    return [Digits, Letters]
+    return [Csv, Digits, ImageFolder, Letters, TorchvisionData]

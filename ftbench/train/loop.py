@@ -34,6 +34,7 @@ class TrainingLog:
     planned_steps: int
     loop: Seconds
     passes: Passes
+    skipped_steps: int  # in float16, of those taken: gradients overflowed
     trainable_parameters: int  # scalars that trained at any time, at a rate above 0
     norm_statistics: Literal["frozen", "update"]  # whether one of the backbone moved
     final_loss: float | None  # of the last batch, without the penalty; None: nothing trained
@@ -107,6 +108,7 @@ def train(
         planned_steps=total_steps,
         loop=loop,
         passes=steps.passes,
+        skipped_steps=steps.precision.skipped_steps,
         trainable_parameters=sum(p.numel() for p in steps.freezer.ever_trained),
         norm_statistics="update" if moved else "frozen",
         final_loss=history.last_loss(),

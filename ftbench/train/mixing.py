@@ -11,6 +11,7 @@ from ftbench import ops
 from ftbench.answers import require
 from ftbench.errors import FtbenchError
 from ftbench.ops import MixPlan
+from ftbench.preprocessing import Preprocessing
 from ftbench.recipe_parts import Mixing
 
 
@@ -31,13 +32,35 @@ class BatchMixer:
         if not self._mixing.mixes:
             return inputs, None
         images = _images(inputs)
-        first = next(iter(images.values()))
-        rows, _, height, width = first.shape
-        drawn = self._mixing.plan(rows, height, width, seed=self._seed, step=step)
-        what = f"mixing '{self._mixing.name}': plan() returned"
-        plan = require(drawn, MixPlan, what, "an ftbench.MixPlan").to(first.device)
+        plan = self._plan(next(iter(images.values())), step)
         mixed = {n: ops.mix(v, plan, out=self._buffer_for(n, v)) for n, v in images.items()}
         return (mixed if isinstance(inputs, dict) else mixed[""]), plan
+
+    def normalised(
+        self, images: Tensor, wanted: Preprocessing, step: int
+    ) -> tuple[Tensor, MixPlan | None]:
+        """Return stored images (N, C, H, W) mixed and normalised in one pass, and their plan.
+
+        Their values reach from 0 to 255, whole numbers or not.
+        """
+        rows, _, height, width = images.shape
+        identity = ops.sample_mix(rows, height, width, seed=0, step=0)
+        plan = self._plan(images, step) if self._mixing.mixes else identity.to(images.device)
+        whole = images.dtype == torch.uint8
+        taken = images.permute(0, 2, 3, 1) if whole else images.float()
+        scale = 1 if whole else 255
+        mean, std = ([scale * v for v in values] for values in (wanted.mean, wanted.std))
+        out = self._kept.get("")
+        if out is None or (out.shape, out.device) != (images.shape, images.device):
+            out = self._kept[""] = torch.empty(images.shape, device=images.device)
+        mixed = ops.mix(taken.contiguous(), plan, normalize=(mean, std), out=out)
+        return mixed, plan if self._mixing.mixes else None
+
+    def _plan(self, images: Tensor, step: int) -> MixPlan:
+        rows, _, height, width = images.shape
+        drawn = self._mixing.plan(rows, height, width, seed=self._seed, step=step)
+        what = f"mixing '{self._mixing.name}': plan() returned"
+        return require(drawn, MixPlan, what, "an ftbench.MixPlan").to(images.device)
 
     def _buffer_for(self, name: str, inputs: Tensor) -> Tensor | None:
         if inputs.requires_grad:

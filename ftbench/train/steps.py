@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ftbench.answers import refusal
 from ftbench.backbone import Model
 from ftbench.errors import FtbenchError
 from ftbench.ops import MixPlan, QuadraticPenalty
+from ftbench.preprocessing import Preprocessing
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.strategy import Strategy
@@ -25,6 +27,7 @@ from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, checked_factor, set_rates
 from ftbench.train.order import BatchOrder
+from ftbench.train.precision import Precision
 from ftbench.train.statistics import Buffers, moving_modules
 from ftbench.training import Forward, Step
 
@@ -69,7 +72,8 @@ class Steps:
         self._optimizer = build_optimizer(model, strategy, recipe.weight_decay, made.optimizer)
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
-        self._mixer = BatchMixer(made.mixing, seed)
+        self._mixers: list[BatchMixer] = []
+        self.precision = Precision(recipe.precision, next(model.parameters()).device)
         self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
         self._has_objective = _is_overridden(strategy, "objective")
@@ -89,7 +93,9 @@ class Steps:
             with rng.isolated(self._seed, "statistics"):
                 self.freezer.hold_statistics(moving_modules(self._model, batch.inputs))
             self._model.eval()
-        value = self.loss(self._model(batch.inputs, self.freezer.frozen_stages), batch.targets)
+        with self.precision.forward():
+            outputs = self._model(batch.inputs, self.freezer.frozen_stages)
+        value = self.loss(self.precision.in_full(outputs), batch.targets)
         if value.requires_grad:
             value.backward()
         self._model.zero_grad(set_to_none=True)
@@ -120,17 +126,45 @@ class Steps:
         assert taken.values is not None  # there was a backward pass
         return taken.values
 
-    def _rows(self, step: int) -> _Rows:
-        batch = self._examples.batch(self._order.batch(step))
-        augmentation = self._made.augmentation
-        views = augmentation.augment(batch.inputs, seed=self._seed, step=step)
-        inputs, plan = self._mixer(views, step)
-        return _Rows(inputs, batch.targets, plan)
+    def _rows(self, step: int) -> tuple[_Rows, ...]:
+        """Return the step's rows, in as many parts as the recipe accumulates gradients over."""
+        rows, augmentation = self._order.batch(step), self._made.augmentation
+        stored = getattr(self._examples, "unprepared", None)
+        if stored is None:
+            batch = self._examples.batch(rows)
+            views = augmentation.augment(batch.inputs, size=None, seed=self._seed, step=step)
+            return self._parts(views, batch.targets, None, step)
+        batch = stored(rows)
+        wanted: Preprocessing = self._examples.preprocessing  # type: ignore[attr-defined]
+        views = augmentation.augment(batch.inputs, size=wanted.size, seed=self._seed, step=step)
+        _require_size(augmentation.name, views, wanted)
+        return self._parts(views, batch.targets, wanted, step)
+
+    def _parts(
+        self, views: Any, targets: Any, wanted: Preprocessing | None, step: int
+    ) -> tuple[_Rows, ...]:
+        """Return the augmented rows as parts, each mixed by itself, and normalised if stored."""
+        count = min(self._recipe.accumulation, _row_count(views))
+        found = []
+        for index, (inputs, labels) in enumerate(_split((views, targets), count)):
+            mixer, draw = self._mixer(index), step * count + index
+            mixed, plan = (
+                mixer(inputs, draw) if wanted is None else mixer.normalised(inputs, wanted, draw)
+            )
+            found.append(_Rows(mixed, labels, plan))
+        return tuple(found)
+
+    def _mixer(self, index: int) -> BatchMixer:
+        """Return the mixer of a part of the batch: its memory is that part's alone."""
+        while len(self._mixers) <= index:
+            self._mixers.append(BatchMixer(self._made.mixing, self._seed))
+        return self._mixers[index]
 
     def _update(self) -> None:
+        if not self.precision.allows_step(self._trained()):
+            return
         if self._recipe.gradient_clip is not None:
-            parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(self._trained(), self._recipe.gradient_clip)
         self._optimizer.step()
 
     def _refuse_miscounts(self, shown: Step) -> None:
@@ -144,22 +178,29 @@ class Steps:
 
     def backward(self, taken: _Taken) -> StepValues:
         """Leave the gradients of objective and penalty in ``.grad``."""
-        forward = taken.first_pass()
-        penalty = self._penalty()
-        objective = self._objective(forward)
-        if taken.is_first and self._look_is_due(taken.step):
-            self.leaves.look(objective, penalty)
-        loss = forward.loss.detach()
-        rest = (objective - forward.loss).detach() if self._has_objective else None
-        del forward  # its stages' outputs need not outlive the pass backward
+        values = []
+        penalty: QuadraticPenalty | Tensor | None = None
+        for index, share in enumerate(taken.shares):
+            forward = taken.first_pass(index)
+            if index == 0:
+                penalty = self._penalty()
+            objective = self._objective(forward)
+            if index == 0 and taken.is_first and self._look_is_due(taken.step):
+                self.leaves.look(objective, penalty)
+            rest = (objective - forward.loss).detach() if self._has_objective else None
+            values.append(StepValues(forward.loss.detach(), rest))
+            del forward  # its stages' outputs need not outlive the pass backward
+            whole = objective if share == 1 else share * objective
+            if index == 0 and isinstance(penalty, Tensor):
+                whole = whole + penalty
+            self.precision.backward(whole, self._trained())
+        found = _mean(values, taken.shares)
         if isinstance(penalty, QuadraticPenalty):
-            objective.backward()
-            return StepValues(loss, rest, penalty.add_gradient_())
-        if penalty is None:
-            objective.backward()
-            return StepValues(loss, rest)
-        (objective + penalty).backward()
-        return StepValues(loss, rest, penalty.detach())
+            return replace(found, penalty=penalty.add_gradient_())
+        return found if penalty is None else replace(found, penalty=penalty.detach())
+
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _objective(self, forward: Forward) -> Tensor:
         """Return what the strategy minimizes; FtbenchError where it is no loss."""
@@ -210,9 +251,10 @@ class Steps:
     def forward(self, rows: _Rows, taken: _Taken) -> Forward:
         """Return a pass over some rows, with a gradient where they or what trains want one."""
         frozen = 0 if _wants_gradient(rows.inputs) else self.freezer.frozen_stages
-        stages = self._stages(rows.inputs, frozen)
-        features = self._model.readout(stages[-1])
-        outputs = self._model.answer(features, rows.targets)
+        with self.precision.forward():
+            stages = self._stages(rows.inputs, frozen)
+            features = self._model.readout(stages[-1])
+            outputs = self.precision.in_full(self._model.answer(features, rows.targets))
         smoothing = self._recipe.label_smoothing
         return Forward(
             model=self._model,
@@ -246,8 +288,11 @@ class Steps:
 class _Taken:
     """A step while it is taken: its rows, and what its backward passes came to."""
 
-    def __init__(self, steps: Steps, step: int, rows: _Rows) -> None:
-        self._steps, self.step, self._rows = steps, step, rows
+    def __init__(self, steps: Steps, step: int, parts: tuple[_Rows, ...]) -> None:
+        self._steps, self.step, self._parts = steps, step, parts
+        counts = [_row_count(rows.inputs) for rows in parts]
+        self.shares = tuple(count / sum(counts) for count in counts)
+        self._rows = parts[0]  # those of the pass that is under way
         self.forwards = 0
         self.values: StepValues | None = None  # of the first backward pass
         self._statistics: Buffers | None = None  # as the first pass of the step left them
@@ -269,8 +314,9 @@ class _Taken:
             self.values = values
         return values.loss
 
-    def first_pass(self) -> Forward:
-        """Return the pass of a backward; only that of the first backward moves statistics."""
+    def first_pass(self, part: int) -> Forward:
+        """Return the pass over a part; only those of the first backward move statistics."""
+        self._rows = self._parts[part]
         if not self.is_first:
             self._hold_statistics()
         self.forwards += 1
@@ -295,6 +341,17 @@ class _Taken:
             self._statistics = self._steps.statistics()
 
 
+def _require_size(name: str, views: Any, wanted: Preprocessing) -> None:
+    """Raise FtbenchError where an augmentation made of stored images what the model cannot take."""
+    shape = (wanted.channels, *wanted.size)
+    if not isinstance(views, Tensor) or tuple(views.shape[1:]) != shape:
+        raise refusal(
+            views,
+            f"augmentation '{name}': augment() returned",
+            f"images (N, {', '.join(map(str, shape))}) as the model takes them",
+        )
+
+
 def _is_overridden(strategy: Strategy, method: str) -> bool:
     """Return whether a strategy has another method than the base class's."""
     return getattr(type(strategy), method) is not getattr(Strategy, method)
@@ -302,6 +359,24 @@ def _is_overridden(strategy: Strategy, method: str) -> bool:
 
 def _row_count(values: Any) -> int:
     return len(_pytree.tree_leaves(values)[0])
+
+
+def _split(values: Any, count: int) -> list[Any]:
+    """Return nested tensors in ``count`` parts of nearly equal length, rows first."""
+    if count == 1:
+        return [values]
+    leaves, structure = _pytree.tree_flatten(values)
+    parts = zip(*(torch.tensor_split(leaf, count) for leaf in leaves), strict=True)
+    return [_pytree.tree_unflatten(list(part), structure) for part in parts]
+
+
+def _mean(values: Sequence[StepValues], shares: Sequence[float]) -> StepValues:
+    """Return the mean of what parts of a batch came to, weighted by their rows."""
+    if len(values) == 1:
+        return values[0]
+    loss = sum((share * v.loss for share, v in zip(shares, values, strict=True)), torch.zeros(()))
+    rests = [share * v.rest for share, v in zip(shares, values, strict=True) if v.rest is not None]
+    return StepValues(loss, sum(rests, torch.zeros(())) if rests else None)
 
 
 def _wants_gradient(inputs: Any) -> bool:

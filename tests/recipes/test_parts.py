@@ -128,8 +128,8 @@ def test_strategies_see_the_same_views_of_the_same_rows(tiny_run):
     class Watch(ftbench.Augmentation):
         name = "watch"
 
-        def augment(self, inputs, *, seed, step):
-            found = CropFlip().augment(inputs, seed=seed, step=step) + torch.rand(1)
+        def augment(self, inputs, *, size, seed, step):
+            found = CropFlip().augment(inputs, size=size, seed=seed, step=step) + torch.rand(1)
             views.setdefault(step, []).append(found)
             return found
 

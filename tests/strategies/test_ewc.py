@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -122,9 +124,41 @@ def test_a_run_without_a_source_fails_with_that_message(tiny, tiny_run):
         def source(self):
             return None
 
-    record = tiny_run("ewc", task=Alone)
+    record = tiny_run("ewc(fisher_data='source')", task=Alone)
     assert (record.status, record.scores) == ("failed", {})
-    assert "ewc needs a source task" in record.message
+    assert "ewc(fisher_data='source') needs a source task" in record.message
+
+
+def test_without_a_source_the_fisher_is_of_the_source_head_on_the_training_inputs(tiny, tiny_run):
+    class Alone(tiny.Task):
+        def source(self):
+            return None
+
+    record = tiny_run("ewc", task=Alone)
+    assert record.status == "ok"
+    assert record.protocol["remark"] == (
+        "its Fisher is of the source head's predictions on the training inputs"
+    )
+    assert tiny_run("ewc").protocol["remark"] == ""
+    # The source's own samples can be left aside, too.
+    alike = tiny_run("ewc(fisher_data='training')")
+    assert alike.scores["accuracy"] == record.scores["accuracy"]
+    assert alike.protocol["remark"] == record.protocol["remark"]
+
+
+def test_without_source_and_head_or_with_labels_that_nobody_has_it_fails(tiny, tiny_run):
+    class Alone(tiny.Task):
+        def source(self):
+            return None
+
+    class Headless(tiny.Backbone):
+        def build(self, *, pretrained):
+            return dataclasses.replace(super().build(pretrained=pretrained), source_head=None)
+
+    record = tiny_run("ewc", task=Alone, backbone=Headless)
+    assert "the weights bring no head" in record.message
+    record = tiny_run("ewc(fisher='empirical')", task=Alone)
+    assert "needs labels of the source task" in record.message
 
 
 def test_only_the_head_takes_weight_decay(source):

@@ -22,8 +22,9 @@ def test_by_default_one_stage_trains_with_the_head(tiny_run):
 
 
 def test_a_stage_can_be_named_instead_of_counted(tiny_run):
-    assert tiny_run("partial(last='body')").costs["trainable_parameters"] == (
-        tiny_run("partial(stages=2)").costs["trainable_parameters"]
+    assert (
+        tiny_run("partial(last='body')").costs["trainable_parameters"]
+        == (tiny_run("partial(stages=2)").costs["trainable_parameters"])
     )
     assert tiny_run("partial(last='body')").scores == tiny_run("partial(stages=2)").scores
 
