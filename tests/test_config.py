@@ -5,6 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import ftbench
+from ftbench import config
+from ftbench.backbone import BackboneFamily
+from ftbench.component import parse_reference
 from ftbench.config import (
     QUICK,
     SweepSpec,
@@ -16,7 +20,11 @@ from ftbench.config import (
     to_toml,
 )
 from ftbench.errors import SpecError
+from ftbench.plugins.recipe import make_recipe
 from ftbench.recipe import Recipe
+from ftbench.recipes.presets import recipe_at
+from ftbench.strategy import Strategy
+from ftbench.task import Task
 
 
 @pytest.fixture
@@ -258,3 +266,29 @@ def test_a_wrong_spec_made_in_python_reads_as_one_from_a_file_does(values, messa
 
 def test_a_path_may_be_a_string(write):
     assert load_spec(str(write("seeds = [4]"))).seeds == (4,)
+
+
+@pytest.mark.parametrize("name", sorted(config.shipped_specs()))
+def test_every_spec_that_ftbench_brings_is_one(name):
+    spec = load_spec(name)
+    catalogue = ftbench.load_catalogue()
+    kinds = {"tasks": Task, "backbones": BackboneFamily, "strategies": Strategy}
+    for axis, base in kinds.items():
+        for reference in getattr(spec, axis):
+            for component, options in parse_reference(reference):
+                catalogue.build(base, component, options)
+    for size in (100, 30_000):
+        make_recipe(recipe_at(spec.recipe, size), catalogue)
+    assert load_spec(name, {"sizes": [7]}).sizes == (7,)
+
+
+def test_a_name_that_is_no_spec_gets_the_nearest_and_a_file_of_that_name_comes_first(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(SpecError, match="no spec of that name; did you mean 'vtab-1k'"):
+        load_spec("vtab-1")
+    with pytest.raises(SpecError, match=r"cannot read .*vtab-1k\.toml"):
+        load_spec(tmp_path / "vtab-1k.toml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vtab-1k").write_text("sizes = [3]\n")
+    assert load_spec("vtab-1k").sizes == (3,)

@@ -315,3 +315,32 @@ def test_without_any_label_every_row_has_the_same_chance():
 def test_strata_that_are_none_are_said(given, message):
     with pytest.raises(ValueError, match=message):
         subsets.as_strata(given, 2)
+
+
+@given(st.integers(0, 99), st.integers(20, 200), st.integers(2, 5), st.integers(8, 30))
+def test_groups_are_on_one_side_and_every_class_keeps_a_row(seed, rows, classes, groups):
+    draws = np.random.default_rng(seed)
+    labels, group_of = draws.integers(0, classes, rows), draws.integers(0, groups, rows)
+    try:
+        kept, drawn = subsets.split(labels, 0.25, seed, "test", groups=group_of)
+    except ValueError:
+        return
+    assert sorted([*kept, *drawn]) == list(range(rows))
+    assert set(group_of[kept]).isdisjoint(group_of[drawn])
+    assert set(labels[kept]) == set(labels)
+    again = subsets.split(labels, 0.25, seed, "test", groups=group_of)
+    assert again[1].tolist() == drawn.tolist()
+
+
+def test_groups_of_equal_size_meet_the_share():
+    labels = np.arange(1_000) % 4
+    for seed in range(5):
+        _, drawn = subsets.split(labels, 0.2, seed, "test", groups=np.arange(1_000) // 10)
+        assert 150 <= len(drawn) <= 250
+        assert np.bincount(labels[drawn]).min() > 30
+
+
+def test_rows_that_are_each_a_group_are_split_nearly_as_without_groups():
+    labels = np.repeat([0, 1], [80, 20])
+    _, drawn = subsets.split(labels, 0.2, 0, "test", groups=np.arange(100))
+    assert np.bincount(labels[drawn]).tolist() == [16, 4]

@@ -68,7 +68,11 @@ def _let_libraries_load() -> None:
 @app.command()
 def sweep(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC.toml", help="What to run; flags override it.")
+        Path | None,
+        typer.Argument(
+            metavar="SPEC.toml",
+            help="What to run, or a name: vtab-1k, tllib-cub, yosinski; flags override it.",
+        ),
     ] = None,
     tasks: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from ftbench.images.examples import ImageExamples, PreparedImages
 from ftbench.images.folders import images_folder, megabytes
 from ftbench.images.reporting import reporting
 from ftbench.images.scan import Scan, scan
-from ftbench.images.sources import DatasetImages, FileImages, ImageSource
+from ftbench.images.sources import DatasetImages, FileImages, ImageSource, stamp_of
 from ftbench.images.store import open_store
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "reporting",
     "resized",
     "scan",
+    "stamp_of",
 ]

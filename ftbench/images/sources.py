@@ -51,7 +51,7 @@ class FileImages:
 
     def stamps(self) -> list[Stamp]:
         """Return size, time of the last change and number of each file; zeros where it is gone."""
-        return [_stamp(path) for path in self._paths]
+        return [stamp_of(path) for path in self._paths]
 
     def read(self, index: int) -> tuple[Image.Image, str]:
         """Return the image of a file."""
@@ -83,7 +83,7 @@ class DatasetImages:
                 folders.sort()
                 for name in sorted(files):
                     path = Path(here) / name
-                    digest.update(f"{os.path.relpath(path, folder)} {_stamp(path)}\n".encode())
+                    digest.update(f"{os.path.relpath(path, folder)} {stamp_of(path)}\n".encode())
         stamp = (int.from_bytes(digest.digest()[:7], "big"),)
         return [stamp] * len(self.names)
 
@@ -109,7 +109,8 @@ class DatasetImages:
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """Return size, time of the last change and number of a file or folder; zeros without one."""
     try:
         found = path.stat()
     except OSError:

@@ -17,9 +17,10 @@ _BLUR_REACH = 6  # pixels: three standard deviations of the widest blur
 class Policy:
     """What may be done to an image; zeros do nothing.
 
-    ``scale`` is the share of the area that a crop keeps, ``ratio`` its width by its height, turns
-    are in degrees either way, jitters are shares either way, ``hue`` of the whole circle either
-    way, and what is left are shares of the images.
+    ``scale`` is the share of the area that a crop keeps, ``ratio`` its width by its height where
+    the image is square, and against the image's own otherwise. Turns are in degrees either way,
+    jitters are shares either way, ``hue`` of the whole circle either way, and what is left are
+    shares of the images.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -80,8 +81,7 @@ def placements(policy: Policy, shape: tuple[int, ...], draws: Tensor) -> Tensor:
     narrow, wide = (math.log(value) for value in policy.ratio)
     ratio = torch.exp(narrow + (wide - narrow) * draws[1])
     # In shares of the image's sides.
-    across = (share * ratio * height / width).sqrt().clamp(max=1.0)
-    down = (share / ratio * width / height).sqrt().clamp(max=1.0)
+    across, down = (share * ratio).sqrt().clamp(max=1.0), (share / ratio).sqrt().clamp(max=1.0)
     right, below = (2 * draws[2] - 1) * (1 - across), (2 * draws[3] - 1) * (1 - down)
     mirrored = torch.where(draws[4] < policy.flip, -1.0, 1.0)
     upside_down = torch.where(draws[5] < policy.vertical_flip, -1.0, 1.0)

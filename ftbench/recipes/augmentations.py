@@ -91,7 +91,9 @@ class ViewOptions(Options):
     """Options of ``standard``, ``strong``, ``medical`` and ``satellite``: defaults differ."""
 
     scale: Pair = Field((0.8, 1.0), description="share of the area that a crop keeps")
-    ratio: Pair = Field((3 / 4, 4 / 3), description="of a crop's sides, width by height")
+    ratio: Pair = Field(
+        (3 / 4, 4 / 3), description="of a crop's sides, width by height, in a square image"
+    )
     flip: Share = Field(0.5, description="share of images that are mirrored")
     vertical_flip: Share = Field(0.0, description="share that is turned upside down")
     rotation: Degrees = Field(0.0, description="degrees either way")

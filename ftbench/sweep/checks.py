@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from ftbench import subsets
 from ftbench.backbone import BackboneFamily
 from ftbench.config import SweepSpec
@@ -61,9 +63,36 @@ def check_pairs(
             with catalogue.naming("backbone", backbone.component.name):
                 try:
                     require_offer(task.component, backbone.component)
+                    _require_images(task.component, backbone.component)
                 except SpecError as error:
                     hint = _fitting(task.component, backbone.component, catalogue)
                     raise SpecError(f"{error}{hint}") from error
+
+
+def _require_images(task: Task, family: BackboneFamily) -> None:
+    """Raise SpecError for a task whose own images cannot be what the backbone takes."""
+    wanted, pool = family.preprocessing(), task.pool()
+    if wanted is None or hasattr(pool, "prepared") or not len(pool):
+        return
+    inputs = pool.batch(np.arange(1)).inputs
+    shape = tuple(getattr(inputs, "shape", ()))
+    if len(shape) == 4 and shape[1] != wanted.channels:
+        raise SpecError(
+            f"task '{task.label}' gives images of {shape[1]} channels, {shape[2]} × {shape[3]} "
+            f"pixels, and backbone '{family.label}' takes {wanted.channels} channels, "
+            f"{wanted.size[0]} × {wanted.size[1]}"
+        )
+
+
+def _fits(task: Task, family: BackboneFamily) -> bool:
+    """Return whether the two fit; SpecError for a task whose data are not there."""
+    task.pool()
+    try:
+        require_offer(task, family)
+        _require_images(task, family)
+    except SpecError:
+        return False
+    return True
 
 
 def _fitting(task: Task, family: BackboneFamily, catalogue: Catalogue) -> str:
@@ -72,12 +101,16 @@ def _fitting(task: Task, family: BackboneFamily, catalogue: Catalogue) -> str:
     for name in catalogue.names("backbone"):
         # One that needs options, or is broken, is no advice.
         with contextlib.suppress(Exception):
-            require_offer(task, catalogue.build(BackboneFamily, name, {}))
-            families.append(name)
+            if _fits(task, catalogue.build(BackboneFamily, name, {})):
+                families.append(name)
     for name in catalogue.names("task"):
         with contextlib.suppress(Exception):
-            require_offer(catalogue.build(Task, name, {}), family)
-            tasks.append(name)
+            try:
+                fits = _fits(catalogue.build(Task, name, {}), family)
+            except SpecError:  # it wants to know where the data are
+                fits, name = family.preprocessing() is not None, f"{name}(…)"
+            if fits:
+                tasks.append(name)
     return (
         f"; backbones that fit '{task.name}': {', '.join(families) or 'none installed'}; "
         f"tasks that fit '{family.name}': {', '.join(tasks) or 'none installed'}"

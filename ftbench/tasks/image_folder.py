@@ -59,6 +59,7 @@ class ImageFolder(ImageTask[ImageTaskOptions]):
             values=np.array(found.classes, dtype=object),
             sides=np.array(found.sides, dtype=object) if parts else None,
             left_out=found.left_out,
+            watched=(root, *found.folders),
         )
 
 
@@ -100,9 +101,11 @@ class _Found:
     classes: list[str] = field(default_factory=list)
     sides: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
 
     def take(self, folder: Path, side: str, root: Path) -> None:
         """Take in the class folders of a folder."""
+        self.folders.append(folder)
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
             shown = str(entry.relative_to(root))
             if entry.name.startswith("."):
@@ -111,8 +114,10 @@ class _Found:
                 self.left_out[shown] = "a file beside the class folders"
                 continue
             before = len(self.paths)
-            for path in _files(entry):
-                self._take_file(path, entry.name, side, root)
+            for here, files in _walked(entry):
+                self.folders.append(here)
+                for name in files:
+                    self._take_file(here / name, entry.name, side, root)
             if len(self.paths) == before:
                 self.left_out[shown] = "a class folder without images"
 
@@ -130,8 +135,11 @@ class _Found:
             self.sides.append(side)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder in order, links followed; one that leads back ends there."""
+def _walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder from this one down with the names of its files, in order.
+
+    Links are followed; one that leads back ends there.
+    """
     seen = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -140,7 +148,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (Path(here) / name for name in sorted(files))
+        yield Path(here), sorted(files)
 
 
 def _nothing_in(root: Path, found: _Found) -> str:

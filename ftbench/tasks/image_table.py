@@ -63,7 +63,12 @@ class Csv(ImageTask[CsvOptions]):
             _require_column(options.path, table, column)
         root = Path(options.root or Path(options.path).parent)
         paths = [root / text for text in table[options.image]]
-        _refuse_lines(options.path, _outside(root, paths), f"lie outside {root}", "set root=")
+        _refuse_lines(
+            options.path,
+            _outside(root, paths),
+            f"lie outside {root}",
+            "set root= to a folder above",
+        )
         _refuse_lines(
             options.path, table[options.image] == "", f"have no path in '{options.image}'", "fill"
         )
@@ -83,6 +88,7 @@ class Csv(ImageTask[CsvOptions]):
             values=values,
             sides=sides,
             groups=self._groups(table),
+            watched=(Path(options.path),),
         )
 
     @property
@@ -158,12 +164,16 @@ class Csv(ImageTask[CsvOptions]):
 
 def _read(path: str) -> pd.DataFrame:
     """Return the table as stripped text; SpecError where it cannot be read as one."""
+    import csv
+
     import pandas as pd
 
     if not path:
         raise SpecError("csv needs a file: csv(path='FILE', image='path', label='label')")
     try:
         # utf-8-sig: a byte-order mark is no part of the first column's name.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
         table = pd.read_csv(
             path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
         )
@@ -175,18 +185,20 @@ def _read(path: str) -> pd.DataFrame:
         ) from error
     if not len(table):
         raise SpecError(f"csv(path=…): {path} has no row below its header")
-    table.columns = [str(column).strip() for column in table.columns]
-    for index in range(table.shape[1]):
-        table.isetitem(index, table.iloc[:, index].str.strip().to_numpy())
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:  # pandas would number them
+        raise SpecError(
+            f"csv(path=…): {path} has {header.count(twice[0])} columns '{twice[0]}'; rename them"
+        )
+    table.columns = header
+    for column in table.columns:
+        table[column] = table[column].str.strip()
     return table
 
 
 def _require_column(path: str, table: pd.DataFrame, column: str) -> None:
-    count = list(table.columns).count(column)
-    if count == 1:
+    if column in table.columns:
         return
-    if count > 1:
-        raise SpecError(f"{path} has {count} columns '{column}'; rename all but one")
     known = ", ".join(map(repr, table.columns))
     raise SpecError(
         f"{path} has no column '{column}'{did_you_mean(column, table.columns)} (it has {known})"

@@ -10,6 +10,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from typing_extensions import TypeVar
 from ftbench import subsets
 from ftbench.component import Options, Place
 from ftbench.errors import SpecError
-from ftbench.images import ImageExamples, ImageSource, Scan, scan
+from ftbench.images import ImageExamples, ImageSource, Scan, scan, stamp_of
 from ftbench.metric import Metric
 from ftbench.offers import Offer
 from ftbench.ops import MixPlan
@@ -42,6 +43,9 @@ class ImageTaskOptions(Options):
         "fixed", description="per-seed: each seed draws a test set of its own"
     )
     test_share: float = Field(0.2, gt=0, lt=1, description="of a test set that is drawn")
+    test_rows: int | None = Field(
+        None, gt=0, description="at most so many test images, drawn class by class; none: all"
+    )
     duplicates: Literal["refuse", "drop", "allow"] = Field(
         "refuse",
         description="images in both pool and test set: drop takes them from the pool",
@@ -79,6 +83,13 @@ class Listing:
     sides: npt.NDArray[np.object_] | None = None
     groups: npt.NDArray[Any] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    watched: tuple[Path, ...] = ()
+    """Files and folders besides the images that change where the listing would."""
+
+    def signature(self) -> str:
+        """Return what changes when an image, or what lists it, does."""
+        stamps = [*self.source.stamps(), *(stamp_of(path) for path in self.watched)]
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -230,14 +241,36 @@ class ImageTask(Task[OptionsT]):
         looked = self._looked
         purpose = ("test set",) if self._seed is None else ("test set", self._seed)
         pool, test = _split(self, looked, purpose)
+        test = _at_most(self.options.test_rows, looked, test)
         pool, dropped = _without_copies(self, looked, pool, test)
         target, targets = _learned(self, looked.listing, pool, test)
         return Sides(pool, test, target, targets, dropped)
 
 
+_KNOWN: dict[tuple[object, str], tuple[str, Looked]] = {}
+_MOST_KNOWN = 16
+
+
 def look(task: ImageTask[Any]) -> Looked:
-    """Return a task's images after one look at each; SpecError where none can be used."""
+    """Return a task's images after one look at each; SpecError where none can be used.
+
+    Every run asks; what did not change since another run of the process asked is not read again.
+    """
+    key = type(task), json.dumps(task.canonical_options(), sort_keys=True)
+    signature, known = _KNOWN.get(key, ("", None))
+    if known is not None and known.listing.signature() == signature:
+        return known
     listing = task.listing()
+    # Before the look: what changes meanwhile is seen the next time.
+    signature = listing.signature()
+    found = _looked(task, listing)
+    while len(_KNOWN) >= _MOST_KNOWN:
+        _KNOWN.pop(next(iter(_KNOWN)))
+    _KNOWN[key] = signature, found
+    return found
+
+
+def _looked(task: ImageTask[Any], listing: Listing) -> Looked:
     found = scan(listing.source)
     names = listing.source.names
     left_out = {
@@ -297,6 +330,14 @@ def _split(
             "give more images"
         ) from error
     return rows[kept], rows[drawn]
+
+
+def _at_most(count: int | None, looked: Looked, test: Rows) -> Rows:
+    """Return ``count`` of the test images, the same ones always; all where there are no more."""
+    if count is None or count >= len(test):
+        return test
+    strata = _strata(_values(looked.listing)[test])
+    return np.sort(test[subsets.stratified_order(strata, "test rows")[:count]])
 
 
 def _together(looked: Looked) -> npt.NDArray[Any] | None:

@@ -1,0 +1,127 @@
+"""Drift: how far the source head's answers to the target's inputs moved."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ftbench
+from ftbench.backbone import Backbone, Model
+from ftbench.run import drift as drifts
+from ftbench.run.drift import measure_drift
+from tests.tiny import TinyNet, TinyTask
+
+
+class Alone(TinyTask):
+    """The tiny task without its source."""
+
+    def source(self):
+        return None
+
+
+def stages():
+    torch.manual_seed(0)
+    return [("one", nn.Linear(4, 6)), ("two", nn.Sequential(nn.ReLU(), nn.Linear(6, 5)))]
+
+
+def made(change=0.0):
+    head = nn.Linear(5, 3)
+    untouched = Backbone(stages(), head)
+    model = Model(stages(), nn.Linear(5, 2))
+    with torch.no_grad():
+        model.stages[0].weight.add_(change)
+    return model, head, untouched
+
+
+def examples(rows=40):
+    inputs = torch.randn(rows, 4, generator=torch.Generator().manual_seed(1))
+    return ftbench.TensorExamples(inputs, torch.zeros(rows, dtype=torch.int64))
+
+
+def test_it_is_the_mean_divergence_and_the_share_of_equal_answers():
+    model, head, untouched = made(0.3)
+    found = measure_drift(model, head, untouched, examples())
+    inputs = examples().inputs
+    with torch.no_grad():
+        before = nn.Sequential(*(s for _, s in untouched.stages), head)(inputs)
+        after = nn.Sequential(*model.stages, head)(inputs)
+    expected = torch.nn.functional.kl_div(
+        after.log_softmax(1), before.log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    assert found.divergence == pytest.approx(float(expected), rel=1e-5)
+    assert found.divergence > 0
+    same = (before.argmax(1) == after.argmax(1)).double().mean()
+    assert found.agreement == pytest.approx(float(same))
+    assert found.rows == 40
+
+
+def test_weights_that_did_not_move_are_not_predicted_with(monkeypatch):
+    model, head, untouched = made()
+    monkeypatch.setattr(drifts, "predictions", None)
+    found = measure_drift(model, head, untouched, examples())
+    assert (found.divergence, found.agreement) == (0.0, 1.0)
+
+
+def test_no_more_rows_than_a_thousand_and_the_same_ones_always(monkeypatch):
+    monkeypatch.setattr(drifts, "DRIFT_ROWS", 10)
+    model, head, untouched = made(0.3)
+    first = measure_drift(model, head, untouched, examples(500))
+    assert first.rows == 10
+    assert measure_drift(model, head, untouched, examples(500)) == first
+    few = examples(500).subset(np.sort(ftbench.rng.permutation(500, "drift rows")[:10]))
+    assert measure_drift(model, head, untouched, few).divergence == pytest.approx(first.divergence)
+
+
+def test_answers_that_are_no_logits_have_no_drift():
+    model, _, untouched = made(0.3)
+    tall = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)))
+    assert measure_drift(model, tall, Backbone(untouched.stages, tall), examples()) is None
+
+
+def test_runs_without_a_source_task_have_it_and_those_with_one_have_retention(tiny_run):
+    full, head_only = tiny_run("full", task=Alone), tiny_run("head-only", task=Alone)
+    assert full.scores["drift_kl"] > 0
+    assert 0 <= full.scores["drift_agreement"] < 1
+    assert (head_only.scores["drift_kl"], head_only.scores["drift_agreement"]) == (0.0, 1.0)
+    assert full.protocol["drift_rows"] == 30
+    with_source = tiny_run("full")
+    assert "drift_kl" not in with_source.scores
+    assert with_source.protocol["drift_rows"] == 0
+
+
+def test_scratch_and_backbones_without_a_head_have_none(tiny_run):
+    class Headless(TinyNet):
+        def build(self, *, pretrained):
+            built = super().build(pretrained=pretrained)
+            return ftbench.Backbone(built.stages)
+
+    for record in (
+        tiny_run("scratch", task=Alone),
+        tiny_run("full", task=Alone, backbone=Headless),
+    ):
+        assert record.status == "ok"
+        assert "drift_kl" not in record.scores
+
+
+def test_it_costs_no_bits_of_the_scores(tiny_run):
+    alone, beside = tiny_run("full", task=Alone), tiny_run("full")
+    for name in ("accuracy", "nll"):
+        assert alone.scores[name] == beside.scores[name]
+
+
+def test_the_table_shows_the_share_of_answers_kept(tmp_path):
+    from ftbench.report.formats.markdown import markdown
+    from ftbench.report.tables import summarize
+    from tests.support import tiny_sweep
+    from tests.tiny import TinyPlugin
+
+    catalogue = ftbench.load_catalogue(extra={"tiny": TinyPlugin(task=Alone)})
+    spec = tiny_sweep(strategies=("full", "head-only", "ewc"))
+    ftbench.run_sweep(spec, tmp_path, catalogue=catalogue)
+    text = markdown(summarize(ftbench.load_results(tmp_path)))
+    assert "source answers kept at 12" in text
+    assert "still what the untouched model answers, for" in text
+    assert "ewc: its Fisher is of the source head's predictions on the training inputs." in text
+    assert "lower" not in text
+    by_drift = markdown(summarize(ftbench.load_results(tmp_path), "drift_kl"))
+    assert "drift of the source head (nats) by number of labels" in by_drift
