@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,7 +52,8 @@ class Model(nn.Module):
 
     What flows between them is a tensor or a flat dict of tensors, rows first. The readout, which
     has no parameters, makes of the last stage's output the *features* that the head takes;
-    ``width`` is theirs, None where the model's maker did not say. ``extras`` holds what a strategy
+    ``width`` is theirs, None where the model's maker did not say. ``undecayed`` are the backbone's:
+    see :class:`Backbone`. ``extras`` holds what a strategy
     trains besides, at the head's rate; it is emptied before the model is scored.
     """
 
@@ -63,6 +64,7 @@ class Model(nn.Module):
         readout: nn.Module | None = None,
         *,
         width: int | None = None,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
         super().__init__()
         self.stage_names = tuple(name for name, _ in stages)
@@ -71,6 +73,7 @@ class Model(nn.Module):
         self.head = head
         self.extras = nn.ModuleDict()
         self.width = width
+        self.undecayed = frozenset(undecayed)
 
     def parts(self) -> list[tuple[Stage, nn.Module]]:
         """Return each stage, then the head, then extras if any, with what a strategy is told."""
@@ -148,6 +151,9 @@ class Backbone:
     stages: Sequence[tuple[str, nn.Module]]
     source_head: nn.Module | None = None
     readouts: Mapping[Kind, nn.Module] = field(default_factory=dict)
+    undecayed: frozenset[nn.Parameter] = frozenset()
+    """Parameters that take no weight decay besides biases and those of norms: position embeddings,
+    class tokens."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +235,9 @@ def undecayed_parameters(module: nn.Module) -> set[Tensor]:
     """Return the parameters that never take weight decay: biases and normalisation parameters.
 
     Whatever has at most one dimension counts: biases of every layer, and the scales of norms that
-    are no subclass of torch's.
+    are no subclass of torch's; and what a :class:`Backbone` names.
     """
-    return {
+    return set(getattr(module, "undecayed", ())) | {
         parameter
         for child in module.modules()
         for parameter in child.parameters(recurse=False)

@@ -189,7 +189,8 @@ def split(
     one of ``groups`` (N,) are on one side, so that the share is met as nearly as they allow.
     ValueError where a side would be left empty.
     """
-    values = as_strata(labels).values
+    strata = as_strata(labels)
+    values = strata.values
     _, classes = np.unique(values, return_inverse=True)
     order = stratified_order(values, *purpose)
     if groups is None:
@@ -201,30 +202,46 @@ def split(
             raise ValueError("a side is empty")
         drawn = np.sort(order[:wanted])
     else:
-        drawn = _drawn_groups(classes, np.asarray(groups), order, share)
+        drawn = _drawn_groups(strata, np.asarray(groups), order, share)
         if not 0 < len(drawn) < len(values):
             raise ValueError("a side is empty")
     return np.setdiff1d(np.arange(len(values)), drawn), drawn
 
 
-def _drawn_groups(classes: Rows, groups: npt.NDArray[Any], order: Rows, share: float) -> Rows:
-    """Return the rows of the groups that bring each class's count nearest to its share.
+def _drawn_groups(strata: Strata, groups: npt.NDArray[Any], order: Rows, share: float) -> Rows:
+    """Return the rows of groups that hold ``share`` of each stratum, as nearly as they allow.
 
-    Groups are tried in the order of their first rows; one is taken where it brings the counts
-    nearer and leaves a row of each class.
+    Where they allow next to nothing, each being most of a stratum, they hold it of all rows.
     """
+    _, classes = np.unique(strata.values, return_inverse=True)
     _, group_of = np.unique(groups, return_inverse=True)
-    table = np.zeros((group_of.max() + 1, classes.max() + 1), dtype=np.int64)
+    first = list(dict.fromkeys(group_of[order].tolist()))
+    table = np.zeros((len(first), classes.max() + 1), dtype=np.int64)
     np.add.at(table, (group_of, classes), 1)
-    left, wanted = table.sum(axis=0), share * table.sum(axis=0)
-    taken = np.zeros(len(table), dtype=bool)
-    for group in dict.fromkeys(group_of[order].tolist()):
-        counts = table[group]
-        nearer = np.sum((wanted - counts) ** 2) < np.sum(wanted**2)
-        if nearer and np.all(left - counts >= np.minimum(left, 1)):
-            taken[group] = True
-            wanted, left = wanted - counts, left - counts
+    kept = table if strata.required else table.sum(axis=1, keepdims=True)
+    for counted in (table, table.sum(axis=1, keepdims=True)):
+        taken = _chosen_groups(counted, kept, first, share)
+        if 2 * table[taken].sum() >= share * len(order):
+            break
     return np.flatnonzero(taken[group_of]).astype(np.int64)
+
+
+def _chosen_groups(
+    counted: Rows, kept: Rows, order: list[int], share: float
+) -> npt.NDArray[np.bool_]:
+    """Return which groups bring the counts of a table (groups, strata) nearest to a share of each.
+
+    A group is taken in its turn where it brings them nearer, and leaves some of whatever ``kept``
+    counts.
+    """
+    left, wanted = kept.sum(axis=0), share * counted.sum(axis=0)
+    taken = np.zeros(len(counted), dtype=bool)
+    for group in order:
+        nearer = np.sum((wanted - counted[group]) ** 2) < np.sum(wanted**2)
+        if nearer and np.all(left - kept[group] >= np.minimum(left, 1)):
+            taken[group] = True
+            wanted, left = wanted - counted[group], left - kept[group]
+    return taken
 
 
 def fingerprint(row_ids: npt.ArrayLike) -> str:

@@ -161,6 +161,8 @@ class SourceTask:
     held_out: Examples
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     draw: Draw = draw_classes
+    classes: tuple[str, ...] = ()
+    """Names of the labels, where these are to be found among the source head's own classes."""
 
 
 class Task(Component[OptionsT]):

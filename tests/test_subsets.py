@@ -344,3 +344,14 @@ def test_rows_that_are_each_a_group_are_split_nearly_as_without_groups():
     labels = np.repeat([0, 1], [80, 20])
     _, drawn = subsets.split(labels, 0.2, 0, "test", groups=np.arange(100))
     assert np.bincount(labels[drawn]).tolist() == [16, 4]
+
+
+def test_groups_that_are_a_stratum_each_are_split_by_the_number_of_rows():
+    values, groups = np.linspace(0, 1, 30), np.arange(30) // 3
+    for seed in range(5):
+        kept, drawn = subsets.split(values, 0.2, seed, "test", groups=groups)
+        assert len(drawn) == 6
+        assert set(groups[kept]).isdisjoint(groups[drawn])
+    # Classes that are a group each cannot be parted.
+    with pytest.raises(ValueError, match="a side is empty"):
+        subsets.split(groups, 0.2, 0, "test", groups=groups)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ftbench.backbone import NORMS
+from ftbench.backbones.flows import flatten_flows, flows_of
 from ftbench.errors import SpecError
 
 Grain = Literal["stage", "block"]
@@ -46,6 +48,8 @@ def cut_image_model(
     cut: it is run on ``images`` and on others of that size, in eval and in train mode, on copies.
     """
     cut = traced_cut(model, classifier=classifier, grain=grain)
+    copies = copy.deepcopy(nn.ModuleList(stage for _, stage in cut.stages))
+    flatten_flows(cut.stages, flows_of([("", stage) for stage in copies], images))
     kind = type(model).__name__
     _require_vectors(kind, cut.stages, images)
     problem = difference(model, cut, images)
@@ -77,12 +81,7 @@ def traced_cut(
     absent = ", ".join(repr(name) for name in names if not name or name not in modules)
     if absent:
         raise SpecError(f"{kind} has no layer {absent} to take for its classifier")
-    try:
-        graph = _Tracer(opened_modules(model, names, grain)).trace(_OneInput(model))
-    # Whatever a model's forward() does with a value that is not there yet.
-    except Exception as error:
-        raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {error}") from error
-    pieces = _pieces(graph)
+    pieces = _pieces(_traced(model, names, grain))
     at = next((i for i, piece in enumerate(pieces) if {*names} & {*_called(piece)}), None)
     if at is None:
         raise SpecError(f"{kind} cannot be cut into stages: {shown} is not called by itself")
@@ -140,6 +139,22 @@ def _run(modules: Iterable[nn.Module], images: Tensor, *, training: bool) -> Any
     return value
 
 
+def _traced(model: nn.Module, classifiers: Sequence[str], grain: Grain) -> fx.Graph:
+    """Return the model's graph; SpecError where its forward() does not let itself be traced."""
+    for opened in (
+        opened_modules(model, classifiers, grain),
+        # A large module may look at its input's size, as VGG's first dense layer in timm does.
+        opened_modules(model, classifiers, grain, large=False),
+    ):
+        try:
+            return _Tracer(opened).trace(_OneInput(model))
+        # Whatever it does with a value that is not there yet.
+        except Exception as error:
+            reason = error
+    kind = type(model).__name__
+    raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {reason}") from reason
+
+
 class _OneInput(nn.Module):
     # Optional arguments of a model's forward() would be inputs of the trace.
     def __init__(self, model: nn.Module) -> None:
@@ -164,8 +179,13 @@ class _Tracer(fx.Tracer):
         return _name(module_qualified_name) not in self._opened
 
 
-def opened_modules(model: nn.Module, classifiers: Sequence[str], grain: Grain) -> set[str]:
-    """Return the names of the modules that a trace looks into: what they hold can be cut apart."""
+def opened_modules(
+    model: nn.Module, classifiers: Sequence[str], grain: Grain, *, large: bool = True
+) -> set[str]:
+    """Return the names of the modules that a trace looks into: what they hold can be cut apart.
+
+    ``large`` opens those with most of the parameters, whatever they are.
+    """
     ancestors = {name[:i] for name in classifiers for i, letter in enumerate(name) if letter == "."}
     # Of what is not beside the classifier: VGG's has more parameters than all before it.
     tops = {name.partition(".")[0] for name in classifiers}
@@ -179,7 +199,7 @@ def opened_modules(model: nn.Module, classifiers: Sequence[str], grain: Grain) -
             if _composite(child) or prefix + name in ancestors
         ]
         for path, child in children:
-            big = _size(child) >= _BIG * total
+            big = large and _size(child) >= _BIG * total
             plain = type(child) is nn.Sequential and any(map(_composite, child.children()))
             alike = [name for name, other in children if type(other) is type(child)]
             # Three or more: a stem and the stages that follow it can be of one type.
@@ -325,13 +345,34 @@ def _module(model: nn.Module, piece: Piece) -> fx.GraphModule:
         if node.op == "call_module":
             made[node].target = _name(node.target)
     graph.output(made[piece[-1]])
-    return fx.GraphModule(model, graph, "Stage")
+    return _with_dropout_modules(fx.GraphModule(model, graph, "Stage"))
+
+
+def _with_dropout_modules(stage: fx.GraphModule) -> fx.GraphModule:
+    """Replace calls of ``F.dropout`` by modules: a trace knows their ``training`` as it was."""
+    for number, node in enumerate(stage.graph.nodes):
+        if node.op != "call_function" or node.target is not F.dropout:
+            continue
+        value, *rest = node.args
+        p = node.kwargs.get("p", rest[0] if rest else 0.5)
+        name = f"_dropout{number}"
+        stage.add_submodule(name, nn.Dropout(p))
+        with stage.graph.inserting_before(node):
+            node.replace_all_uses_with(stage.graph.call_module(name, (value,)))
+        stage.graph.erase_node(node)
+    stage.recompile()
+    return stage
 
 
 def _require_vectors(kind: str, stages: Sequence[tuple[str, nn.Module]], images: Tensor) -> None:
     modules = copy.deepcopy(nn.ModuleList(module for _, module in stages))
     with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
         value = _run(modules, images, training=False)
-    if not isinstance(value, Tensor) or value.dim() != 2:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not are_vectors(shape):
         raise SpecError(f"{kind}'s classifier takes {shape}; expected vectors (N, width)")
+
+
+def are_vectors(shape: object) -> bool:
+    """Return whether a batch of this shape holds a vector a row, (N, F) or (N, F, 1, 1)."""
+    return isinstance(shape, tuple) and len(shape) in (2, 4) and set(shape[2:]) <= {1}

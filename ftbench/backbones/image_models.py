@@ -5,20 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
+from torch.utils import _pytree
 
 from ftbench import rng
 from ftbench.backbone import Backbone, BackboneFamily, Outline, parameter_count
-from ftbench.backbones.cutting import Cut, Grain, cut_image_model, traced_cut
+from ftbench.backbones.cutting import (
+    Cut,
+    Grain,
+    are_vectors,
+    cut_image_model,
+    traced_cut,
+)
+from ftbench.backbones.flows import flatten_flows, flows_of
 from ftbench.backbones.weights import SUFFIXES, StateDict, expanded, read_weights, sha256_of
 from ftbench.component import Options, Place
 from ftbench.errors import SpecError, WeightsError
-from ftbench.offers import Offer
+from ftbench.offers import Kind, Offer
 from ftbench.preprocessing import Preprocessing
 
 RANDOM = "random"
@@ -92,6 +102,10 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         """Return the whole model with these weights; WeightsError where they do not fit."""
         raise NotImplementedError
 
+    def is_undecayed(self, model: nn.Module, name: str) -> bool:
+        """Return whether the library's own recipes take no weight decay on a parameter."""
+        return False
+
     def offers(self) -> tuple[Offer, ...]:
         """Return the vector in front of the classifier; found on the meta device, without weights.
 
@@ -113,14 +127,20 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         """Return the stages and, where weights bring one, the classifier as source head."""
         found = self._described_here()
         if not pretrained or self.options.weights == RANDOM:
-            cut = self._cut(self.create(found.outputs or 1), found)
-            return Backbone(cut.stages)
+            model = self.create(found.outputs or 1)
+            return self._backbone(model, found, has_head=False)
         path = self.used_weights()
         assert path is not None  # only random ones have no file
         weights = read_weights(path)
         outputs, has_head = self._head_in_file(found)
-        cut = self._cut(self.load(outputs or 1, weights, path), found)
-        return Backbone(cut.stages, cut.head if has_head else None)
+        return self._backbone(self.load(outputs or 1, weights, path), found, has_head=has_head)
+
+    def _backbone(self, model: nn.Module, found: Described, *, has_head: bool) -> Backbone:
+        undecayed = frozenset(
+            p for name, p in model.named_parameters() if self.is_undecayed(model, name)
+        )
+        cut = self._cut(model, found)
+        return Backbone(cut.stages, cut.head if has_head else None, _READOUTS, undecayed)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights' SHA-256 and the preprocessing that belongs to them."""
@@ -159,7 +179,7 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         heads = [
             weights[f"{name}.weight"] for name in found.classifier if f"{name}.weight" in weights
         ]
-        if heads and heads[0].dim() == 2:
+        if heads:
             return len(heads[0]), True
         return found.outputs, False
 
@@ -170,7 +190,10 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         size = found.preprocessing.size
         model.train()
         if known in _COMPARED:
-            return traced_cut(model, classifier=found.classifier, grain=options.stages)
+            cut = traced_cut(model, classifier=found.classifier, grain=options.stages)
+            self.outline()
+            flatten_flows(cut.stages, _FLOWS[known])
+            return cut
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(2, found.preprocessing.channels, *size, generator=generator)
         cut = cut_image_model(model, images, classifier=found.classifier, grain=options.stages)
@@ -190,19 +213,18 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         found = self._described_here()
         whole = self.create(found.outputs or 1)
         cut = traced_cut(whole, classifier=found.classifier, grain=self.options.stages)
-        flows: torch.Tensor = torch.empty(2, found.preprocessing.channels, *size)
-        shapes = []
-        for name, stage in cut.stages:
-            try:
-                with torch.no_grad():
-                    flows = stage.eval()(flows)
-            except Exception as error:  # whatever its layers raise for a size that they cannot take
-                raise SpecError(
-                    f"backbone '{self.label}' cannot take images of {size[0]} × {size[1]} pixels: "
-                    f"{type(error).__name__} in stage '{name}': {error}"
-                ) from error
-            shapes.append(tuple(flows.shape[1:]))
-        if len(shapes[-1]) != 1:
+        images = torch.empty(2, found.preprocessing.channels, *size)
+        try:
+            flows = flows_of(cut.stages, images)
+        except Exception as error:  # whatever its layers raise for a size that they cannot take
+            raise SpecError(
+                f"backbone '{self.label}' cannot take images of {size[0]} × {size[1]} pixels: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        options = self.options
+        _FLOWS[self.name, options.model, options.stages, size] = flows
+        shapes = [_shape_of(flow) for flow in flows]
+        if not are_vectors((2, *shapes[-1])):
             raise SpecError(
                 f"backbone '{self.label}' cannot be cut into stages: its classifier takes features "
                 f"of shape {shapes[-1]}, expected a vector"
@@ -211,8 +233,17 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         return Outline(tuple(name for name, _ in cut.stages), parameters, tuple(shapes))
 
 
+# What a classifier that is a convolution takes has two sides of 1.
+_READOUTS: dict[Kind, nn.Module] = {"pooled": nn.Flatten()}
 _COMPARED: set[tuple[object, ...]] = set()
 _OUTLINES: dict[tuple[object, ...], Outline] = {}
+_FLOWS: dict[tuple[object, ...], tuple[Any, ...]] = {}  # on the meta device
+
+
+def _shape_of(flow: Any) -> tuple[int, ...]:
+    """Return the shape of what a stage makes of one image, of several tensors the largest."""
+    shapes = [tuple(leaf.shape[1:]) for leaf in _pytree.tree_leaves(flow) if hasattr(leaf, "shape")]
+    return max(shapes, key=math.prod)
 
 
 def resized_to(preprocessing: Preprocessing, size: int) -> Preprocessing:

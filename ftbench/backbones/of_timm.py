@@ -75,6 +75,11 @@ class TimmModel(ImageModelFamily):
                 "these weights are of"
             ) from error
 
+    def is_undecayed(self, model: nn.Module, name: str) -> bool:
+        """Return whether the model's ``no_weight_decay()`` names the parameter, or its end."""
+        named = getattr(model, "no_weight_decay", None)
+        return named is not None and any(name == n or name.endswith(f".{n}") for n in named())
+
     def weights_file(self) -> Path:
         """Return the file in the hub's cache or torch.hub's, downloaded where it is missing."""
         config, model = self._config(), self.options.model

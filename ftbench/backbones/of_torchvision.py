@@ -21,6 +21,7 @@ _INCEPTION: dict[str, Any] = {
     "init_weights": False,
 }
 _ARGUMENTS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+_UNDECAYED = frozenset({"class_token", "pos_embedding", "relative_position_bias_table"})
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
@@ -77,6 +78,10 @@ class TorchvisionModel(ImageModelFamily):
         model = self.create(outputs)
         load_into(model, without_auxiliary(weights), path)
         return model
+
+    def is_undecayed(self, model: nn.Module, name: str) -> bool:
+        """Return whether it is a token or a position's embedding, as in torchvision's recipes."""
+        return name.rpartition(".")[2] in _UNDECAYED
 
     def weights_file(self) -> Path:
         """Return the file in torch.hub's folder, downloaded there where it is missing."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
+from ftbench.class_names import class_indices
 from ftbench.errors import FtbenchError, SpecError, did_you_mean
 from ftbench.plugins import Catalogue, base_class, load_catalogue
 
@@ -160,32 +161,23 @@ def _photograph(family: BackboneFamily) -> Iterator[Line]:
 def _answers(family: BackboneFamily, path: Path) -> Iterator[Line]:
     """Yield what the source head answers to images of the user's, and how often it is right."""
     files = _image_files(path)
-    classes = {name.casefold(): name for name in family.source_classes()}
     answers = _top(family, files)
     for file, answer in list(zip(files, answers, strict=True))[:20]:
         yield str(file.relative_to(path) if path.is_dir() else file.name), answer
     if len(files) > 20:
         yield "…", f"{len(files) - 20} more"
-    of_folder = [_matching(file.parent.name, classes) for file in files]
+    classes = family.source_classes()
+    indices = class_indices([file.parent.name for file in files], classes)
     known = [
-        answer.startswith(f"{name} ")
-        for name, answer in zip(of_folder, answers, strict=True)
-        if name
+        answer.startswith(f"{classes[index]} ")
+        for file, answer in zip(files, answers, strict=True)
+        if (index := indices[file.parent.name]) is not None
     ]
     if known:
         share = sum(known) / len(known)
         yield "right", f"{100 * share:.1f} % of {len(known)} whose folder names a class"
     elif path.is_dir():
         yield "right", "unknown: no folder here is named as a class of the source head"
-
-
-def _matching(folder: str, classes: dict[str, str]) -> str:
-    """Return the source class that a folder's name says; of several names of a class any."""
-    wanted = folder.replace("_", " ").casefold()
-    for folded, name in classes.items():
-        if wanted == folded or wanted in (part.strip() for part in folded.split(",")):
-            return name
-    return ""
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from ftbench import scores
 from ftbench.answers import require
 from ftbench.backbone import Backbone, BackboneFamily, Model
+from ftbench.class_names import class_indices
+from ftbench.errors import SpecError, did_you_mean
 from ftbench.evaluate import evaluate
+from ftbench.run.ready import ready
 from ftbench.strategy import Strategy
-from ftbench.task import Source, SourceTask, Task, require_examples, require_rows
+from ftbench.task import Examples, Source, SourceTask, Task, require_examples, require_rows
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,45 @@ def find_retention(
     if source is not None:
         what = f"task '{task.name}': source() returned"
         require(source, SourceTask, what, "an ftbench.SourceTask or None")
-    if source is None or source.name != family.source:
+    if source is None or not (source.classes or source.name == family.source):
         return None
     # Random weights keep nothing of a source, whatever head a backbone hands out with them.
     if not strategy.pretrained or backbone.source_head is None:
         return None
+    if source.classes:
+        source = _among_its_classes(task, source, family)
     return Retention(source, backbone.source_head.to(device))
+
+
+def _among_its_classes(task: Task, source: SourceTask, family: BackboneFamily) -> SourceTask:
+    """Return a source of the user's with the source head's own labels, as the backbone takes it.
+
+    SpecError for classes that the head does not have.
+    """
+    classes = family.source_classes()
+    if not classes:
+        raise SpecError(
+            f"task '{task.label}' names a source, and backbone '{family.label}' does not know what "
+            "its source head's classes are called; leave out source="
+        )
+    indices = class_indices(source.classes, classes)
+    strange = [name for name, index in indices.items() if index is None]
+    if strange:
+        raise SpecError(
+            f"task '{task.label}': {len(strange)} classes of its source are none of backbone "
+            f"'{family.label}' ({', '.join(strange[:5])}"
+            f"{did_you_mean(strange[0], classes)}); rename their folders, or leave them out"
+        )
+    labels = torch.tensor([indices[name] for name in source.classes])
+
+    def relabelled(examples: Examples) -> Examples:
+        targets = labels[examples.targets]  # type: ignore[attr-defined]
+        found: Examples = dataclasses.replace(examples, targets=targets)  # type: ignore[type-var]
+        return ready(found, family)
+
+    return dataclasses.replace(
+        source, samples=relabelled(source.samples), held_out=relabelled(source.held_out)
+    )
 
 
 def visible_source(

@@ -27,6 +27,7 @@ from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
 from ftbench.run.drift import Drift, measure_drift
 from ftbench.run.isolation import wait_for
+from ftbench.run.ready import ready
 from ftbench.run.retention import (
     Retention,
     find_retention,
@@ -172,21 +173,6 @@ def draw_budget(parts: Parts) -> Budget:
     )
 
 
-def ready(examples: Examples, family: BackboneFamily) -> Examples:
-    """Return the examples as the backbone takes them: stored images by its preprocessing."""
-    prepared = getattr(examples, "prepared", None)
-    if prepared is None:
-        return examples
-    preprocessing = family.preprocessing()
-    if preprocessing is None:
-        raise FtbenchError(
-            f"backbone '{family.name}' does not say how images are prepared for it: it needs "
-            "preprocessing(), which returns an ftbench.Preprocessing"
-        )
-    found: Examples = prepared(preprocessing)
-    return found
-
-
 def _fitted(parts: Parts, budget: Budget) -> Task:
     """Return the task with what it estimates from the rows that train."""
     found: object = parts.task.fitted(budget.training, class_weights=parts.recipe.class_weights)
@@ -235,7 +221,8 @@ def _build_model(parts: Parts, backbone: Backbone, offer: Offer) -> Model:
         what = f"head '{parts.made.head.name}': build() returned"
         head = require(built, nn.Module, what, "a torch.nn.Module")
     readout = backbone.readouts.get(offer.kind)
-    return Model(backbone.stages, head, readout, width=offer.width).to(parts.device)
+    model = Model(backbone.stages, head, readout, width=offer.width, undecayed=backbone.undecayed)
+    return model.to(parts.device)
 
 
 def _kept_head(parts: Parts, backbone: Backbone) -> nn.Module:

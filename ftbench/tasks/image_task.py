@@ -29,7 +29,7 @@ from ftbench.offers import Offer
 from ftbench.ops import MixPlan
 from ftbench.subsets import Rows
 from ftbench.targets import Classes, ClassWeights, Labels, Numbers, Target
-from ftbench.task import Task, seeded_linear
+from ftbench.task import SourceTask, Task, seeded_linear
 
 Kind = Literal["classes", "labels", "numbers"]
 _NAMED = 5  # names that a message lists
@@ -50,12 +50,25 @@ class ImageTaskOptions(Options):
         "refuse",
         description="images in both pool and test set: drop takes them from the pool",
     )
+    source: Place = Field(
+        "",
+        description="image-folder:DIR, a folder for each of some of the source head's classes, on "
+        "which retention is measured; empty: drift is",
+    )
     strict: bool = Field(False, description="refuse images that would be left out")
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: str) -> str:
         return absolute(value)
+
+    @field_validator("source")
+    @classmethod
+    def _absolute_source(cls, value: str) -> str:
+        kind, separator, path = value.partition(":")
+        if value and (kind != "image-folder" or not separator or not path):
+            raise ValueError("expected image-folder:DIR")
+        return f"{kind}:{absolute(path)}" if value else value
 
 
 def absolute(path: str) -> str:
@@ -165,9 +178,27 @@ class ImageTask(Task[OptionsT]):
         """Return the test images."""
         return self._examples(self._sides.test)
 
+    def source(self) -> SourceTask | None:
+        """Return the source that the options name, None where they name none."""
+        if not self.options.source:
+            return None
+        found = self._source_task()
+        sides = found._sides
+        names = sides.target.names
+        return SourceTask("images of the source", found.pool(), found.test(), classes=names)
+
+    def _source_task(self) -> ImageTask[Any]:
+        from ftbench.tasks.image_folder import ImageFolder
+
+        _, _, path = self.options.source.partition(":")
+        return ImageFolder(ImageTaskOptions(path=path, duplicates="allow"))
+
     def fingerprint(self) -> str:
-        """Return a hash of the pixels of every image, its labels and its side."""
-        return self._looked.fingerprint
+        """Return a hash of every image's pixels, labels and side, the source's among them."""
+        own = self._looked.fingerprint
+        if not self.options.source:
+            return own
+        return hashlib.sha256(f"{own} {self._source_task().fingerprint()}".encode()).hexdigest()
 
     def head(self, offer: Offer, *, seed: int) -> nn.Module:
         """Return a linear layer on (N, F), drawn U(±1/√F) from ``seed`` alone."""

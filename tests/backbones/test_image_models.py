@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 
 import pytest
 import timm
@@ -10,10 +11,16 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from ftbench.backbone import BackboneFamily
+from ftbench.backbone import BackboneFamily, Model
+from ftbench.backbones.of_timm import TimmModel
+from ftbench.backbones.survey import smallest_of_each_module, try_model
 from ftbench.component import parse_reference
 from ftbench.errors import SpecError, WeightsError
 from ftbench.plugins import load_catalogue
+from ftbench.recipes.optimizers import AdamW
+from ftbench.strategies.full import Full
+from ftbench.train.optimizer import build_optimizer
+from tests.support import ROOT
 
 CATALOGUE = load_catalogue(kinds=("backbone",))
 
@@ -216,3 +223,69 @@ def test_what_cannot_be_is_refused_before_weights_are_read(reference, said):
 def test_a_missing_file_names_the_librarys_own_place(tmp_path):
     with pytest.raises(WeightsError, match=r"there is no weights file .*gone\.pth; check the path"):
         family(f"timm/resnet18(weights='{tmp_path}/gone.pth')").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("reference", "undecayed"),
+    [
+        ("timm/vit_tiny_patch16_224(weights='random', size=32)", {(1, 1, 192), (1, 5, 192)}),
+        ("torchvision/vit_b_16(weights='random', size=32)", {(1, 1, 768), (1, 5, 768)}),
+        ("timm/resnet18(weights='random', size=32)", set()),
+    ],
+)
+def test_tokens_and_positions_take_no_weight_decay(reference, undecayed):
+    built = family(reference).build(pretrained=False)
+    assert {tuple(p.shape) for p in built.undecayed} == undecayed
+    model = Model(built.stages, nn.Linear(3, 2), undecayed=built.undecayed)
+    optimizer = build_optimizer(model, Full(), 0.1, AdamW())
+    decayed = {p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed.isdisjoint(built.undecayed)
+    assert all(p.dim() > 1 for p in decayed)
+
+
+# One small model of each of 40 of timm's modules, drawn by a fixed seed, or refused as documented.
+SURVEYED = smallest_of_each_module()
+SAMPLE = random.Random(0).sample(sorted(SURVEYED), 40)
+TABLE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", SAMPLE)
+def test_models_of_timm_are_cut_or_refused_as_the_table_says(module):
+    row = try_model(TimmModel, SURVEYED[module], module).row()
+    assert row in TABLE.splitlines()
+
+
+def test_the_table_has_every_model_of_torchvision_and_every_module_of_timm():
+    for name in models.list_models(module=models):
+        assert f"| `{name}` |" in TABLE
+    for module, model in SURVEYED.items():
+        assert f"| {module} | `{model}` |" in TABLE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["coat_tiny", "mvitv2_tiny", "pit_xs_224", "selecsls42", "hrnet_w18_small"]
+)
+def test_tuples_between_stages_are_dicts_of_tensors_with_the_models_gradients(name):
+    torch.manual_seed(0)
+    backbone = family(f"timm/{name}(weights='random')").build(pretrained=True)
+    torch.manual_seed(0)
+    whole = timm.create_model(name)
+    side = whole.pretrained_cfg["input_size"][-1]
+    images = torch.randn(2, 3, side, side)
+    flows, kinds = images, set()
+    for _, stage in backbone.stages:
+        flows = stage.eval()(flows)
+        kinds.add(type(flows))
+    assert kinds == {dict, torch.Tensor}
+    flows.square().sum().backward()
+    whole.reset_classifier(0)
+    whole.eval()(images).square().sum().backward()
+    expected = {n: p.grad for n, p in whole.named_parameters() if p.grad is not None}
+    found = {}
+    for _, stage in backbone.stages:
+        named = stage.named_parameters(remove_duplicate=False)
+        found.update({n: p.grad for n, p in named if p.grad is not None})
+    assert found.keys() >= expected.keys()
+    assert all(torch.equal(found[n], g) for n, g in expected.items())

@@ -271,3 +271,51 @@ def test_grey_backbones_take_a_users_images_too(tmp_path):
     kept = {record.labels["strategy"]: record.scores for record in plan.done.values()}
     assert (kept["head-only"]["drift_kl"], kept["head-only"]["drift_agreement"]) == (0.0, 1.0)
     assert kept["full"]["drift_kl"] > 0
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """A folder of letters that glyphnet was pre-trained on, by its own class names."""
+    from PIL import Image
+
+    from ftbench import glyphs
+
+    images, labels = glyphs.letters(200, "held out")
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = tmp_path / "letters" / glyphs.CLASSES[label] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return tmp_path / "letters"
+
+
+def test_retention_is_measured_on_a_source_of_the_users(tmp_path, letters):
+    for name in list("abcdefghijklmnopqrstuvwxyz"):  # case is not told apart
+        for path in (letters / name).glob("*"):
+            path.unlink()
+    root = folder(tmp_path / "data")
+    task_text = f"image-folder(path={str(root)!r}, source='image-folder:{letters}')"
+    grid = spec(root, tasks=(task_text,), backbones=("glyphnet",), strategies=("head-only", "ewc"))
+    plan = ftbench.run_sweep(grid, tmp_path / "out")
+    records = {record.labels["strategy"]: record for record in plan.done.values()}
+    for record in records.values():
+        assert record.status == "ok", record.message
+        assert "drift_kl" not in record.scores
+        assert record.scores["source_accuracy_before"] > 0.8
+        assert record.protocol["source_rows"] > 10
+        assert record.protocol["remark"] == ""
+    scores = records["head-only"].scores
+    assert scores["source_accuracy_after"] == scores["source_accuracy_before"]
+    assert str(letters) not in str(records["ewc"].identity)
+    first = task(root, source=f"image-folder:{letters}").fingerprint()
+    assert first != task(root).fingerprint()
+
+
+def test_a_source_of_other_classes_is_refused(tmp_path):
+    root, source = folder(tmp_path / "data"), folder(tmp_path / "source", first=5000)
+    task_text = f"image-folder(path={str(root)!r}, source='image-folder:{source}')"
+    grid = spec(root, tasks=(task_text,), backbones=("glyphnet",))
+    plan = ftbench.run_sweep(grid, tmp_path / "out")
+    message = next(iter(plan.done.values())).message
+    assert "3 classes of its source are none of backbone 'glyphnet' (blue, green, red" in message
+    with pytest.raises(SpecError, match="expected image-folder:DIR"):
+        task(root, source="folder/of/images")
