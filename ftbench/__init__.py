@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftbench.backbone import Backbone, BackboneFamily, Model, Stage, undecayed_parameters
+    from ftbench.backbones.cutting import cut_image_model
     from ftbench.component import Options
     from ftbench.config import SweepSpec, load_spec
     from ftbench.errors import FtbenchError
     from ftbench.fisher import diagonal_fisher
     from ftbench.format import Format
     from ftbench.hookspecs import hookimpl
+    from ftbench.images import FileImages
     from ftbench.metric import Metric
     from ftbench.offers import Offer
     from ftbench.ops import MixPlan, QuadraticPenalty
     from ftbench.plugins import load_catalogue
+    from ftbench.preprocessing import Preprocessing
     from ftbench.recipe import Recipe
     from ftbench.recipe_parts import Augmentation, Head, Mixing, Optimizer, Schedule
     from ftbench.records import RunRecord, RunSpec
@@ -37,20 +40,24 @@ if TYPE_CHECKING:
         TensorExamples,
         data_fingerprint,
     )
+    from ftbench.tasks.image_task import ImageTask, ImageTaskOptions, Listing
     from ftbench.training import Data, Forward, Step
 
 _HOMES = {
     "backbone": ("Backbone", "BackboneFamily", "Model", "Stage", "undecayed_parameters"),
+    "backbones.cutting": ("cut_image_model",),
     "component": ("Options",),
     "config": ("SweepSpec", "load_spec"),
     "errors": ("FtbenchError",),
     "fisher": ("diagonal_fisher",),
     "format": ("Format",),
     "hookspecs": ("hookimpl",),
+    "images": ("FileImages",),
     "metric": ("Metric",),
     "offers": ("Offer",),
     "ops": ("MixPlan", "QuadraticPenalty"),
     "plugins": ("load_catalogue",),
+    "preprocessing": ("Preprocessing",),
     "recipe": ("Recipe",),
     "recipe_parts": ("Augmentation", "Head", "Mixing", "Optimizer", "Schedule"),
     "records": ("RunRecord", "RunSpec"),
@@ -67,6 +74,7 @@ _HOMES = {
         "TensorExamples",
         "data_fingerprint",
     ),
+    "tasks.image_task": ("ImageTask", "ImageTaskOptions", "Listing"),
     "training": ("Data", "Forward", "Step"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -79,10 +87,14 @@ __all__ = [
     "ClassificationTask",
     "Data",
     "Examples",
+    "FileImages",
     "Format",
     "Forward",
     "FtbenchError",
     "Head",
+    "ImageTask",
+    "ImageTaskOptions",
+    "Listing",
     "Metric",
     "MixPlan",
     "Mixing",
@@ -90,6 +102,7 @@ __all__ = [
     "Offer",
     "Optimizer",
     "Options",
+    "Preprocessing",
     "QuadraticPenalty",
     "Recipe",
     "RunRecord",
@@ -104,6 +117,7 @@ __all__ = [
     "SweepSpec",
     "Task",
     "TensorExamples",
+    "cut_image_model",
     "data_fingerprint",
     "diagonal_fisher",
     "hookimpl",

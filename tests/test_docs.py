@@ -1,9 +1,12 @@
 """What the documents say about columns, hooks, flags and options is what the code does."""
 
+import hashlib
 import inspect
 import re
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -22,6 +25,7 @@ from ftbench.report.tables import summarize
 from ftbench.store import RUNS, SPEC, TORN
 from ftbench.sweep import expand, run_sweep
 from tests.support import ROOT, TESTS, data_of, grid, tiny_sweep
+from tests.tasks.images import write
 from tests.tiny import TinyPlugin
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ftbench_")]
@@ -173,6 +177,53 @@ def test_the_task_and_backbone_that_the_reference_shows_work(tmp_path):
     run_sweep(spec, tmp_path, catalogue=catalogue)
     frame = ftbench.load_results(tmp_path)
     assert frame["status"].tolist() == ["ok", "ok"], frame["message"].tolist()
+
+
+def test_the_image_task_backbone_and_augmentation_that_the_reference_shows_work(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def my_model():
+        return nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.BatchNorm2d(8), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(8, 32, 8), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten()),
+            nn.Linear(32, 5),
+        )
+
+    torch.manual_seed(0)
+    torch.save(my_model().state_dict(), "my-net.pth")
+    for index in range(24):
+        write(tmp_path / "birds" / f"{'crow' if index % 2 else 'wren'}_{index}.jpg", "red", index)
+    shown = {"ftbench": ftbench, "Path": Path, "np": np, "torch": torch, "my_model": my_model}
+    shown["hashlib"] = hashlib
+    lines = 0
+    for needle in ("class Birds", "class MyNet", "class Posterize"):
+        [code] = python_blocks("plugins/README.md", needle)
+        exec(code, shown)
+        lines += len([line for line in code.splitlines() if line.strip()])
+    assert lines < 3 * 16
+
+    class Plugin(TinyPlugin):
+        @ftbench.hookimpl
+        def ftbench_augmentations(self):
+            return [shown["Posterize"]]
+
+    catalogue = ftbench.load_catalogue(extra={"mine": Plugin([], shown["Birds"], shown["MyNet"])})
+    assert catalogue.errors == []
+    spec = ftbench.SweepSpec(
+        tasks=(f"birds(path={str(tmp_path / 'birds')!r})",),
+        backbones=("my-cut-net",),
+        strategies=("full", "head-only"),
+        sizes=(8,),
+        seeds=(0,),
+        recipe={"steps": 2, "augmentation": "posterize(bits=3)"},
+    )
+    run_sweep(spec, tmp_path / "out", catalogue=catalogue)
+    frame = ftbench.load_results(tmp_path / "out")
+    assert frame["status"].tolist() == ["ok", "ok"], frame["message"].tolist()
+    assert frame["drift_agreement"].notna().all()
 
 
 def test_the_report_format_that_the_reference_shows_works():

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +133,7 @@ class ImageTask(Task[OptionsT]):
     ``path`` may be a folder, a table, whatever :meth:`listing` reads.
     """
 
+    Options: ClassVar[type[Options]] = ImageTaskOptions
     _seed: int | None = None
     _fitted: Target | None = None
 
