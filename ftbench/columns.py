@@ -199,6 +199,12 @@ COLUMNS: tuple[Column, ...] = (
         meaning="SHA-256 of the sorted row ids of the label budget",
     ),
     Column(
+        "test_fingerprint",
+        "protocol",
+        meaning="SHA-256 of the sorted row ids of the test set, where each seed may draw its own; "
+        "empty for tasks whose rows have no ids",
+    ),
+    Column(
         "subset_overlap",
         "protocol",
         unit="share",

@@ -143,6 +143,7 @@ def carry_out(
         "costs": _costs(costs, model, predicted, shares_process=shares_process),
         "protocol": {
             **_protocol(parts, budget, costs.log, predicted.rows, retention),
+            "test_fingerprint": _fingerprint_of(test),
             "drift_rows": 0 if drift is None else drift.rows,
             "outcomes_fingerprint": fingerprint(outcomes),
         },
@@ -171,6 +172,12 @@ def draw_budget(parts: Parts) -> Budget:
         pool_rows=len(pool),
         overlap=subsets.expected_overlap(strata, size),
     )
+
+
+def _fingerprint_of(test: Examples) -> str:
+    """Return the hash of a test set's row ids, ``""`` where its examples do not have any."""
+    rows = getattr(test, "rows", None)
+    return "" if rows is None else subsets.fingerprint(rows)
 
 
 def _fitted(parts: Parts, budget: Budget) -> Task:

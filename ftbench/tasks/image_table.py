@@ -67,10 +67,13 @@ class Csv(ImageTask[CsvOptions]):
             options.path,
             _outside(root, paths),
             f"lie outside {root}",
-            "set root= to a folder above",
+            "set root= to a folder above them",
         )
         _refuse_lines(
-            options.path, table[options.image] == "", f"have no path in '{options.image}'", "fill"
+            options.path,
+            table[options.image] == "",
+            f"have no path in '{options.image}'",
+            "fill them in",
         )
         kind, names, values = self._values(table)
         sides = None
@@ -103,16 +106,17 @@ class Csv(ImageTask[CsvOptions]):
             names, values = _separated(table[columns[0]], self.options.separator or ";")
             return "labels", names, values
         for column in columns:
-            empty = table[column] == ""
+            # What pandas and spreadsheets write for a value that is not there.
+            empty = (table[column] == "") | (table[column].str.casefold() == "nan")
             _refuse_lines(
-                path, empty, f"have no value in '{column}'", "fill them or leave them out"
+                path, empty, f"have no value in '{column}'", "fill them in or leave them out"
             )
         if kind == "classes":
             return "classes", (), table[columns[0]].to_numpy(dtype=object)
         numbers = np.stack([_numbers(path, table, column) for column in columns], axis=1)
         if kind == "labels":
             odd = ~np.isin(numbers, (0.0, 1.0)).all(axis=1)
-            _refuse_lines(path, odd, "have a label that is neither 0 nor 1", "expected 0 or 1 of")
+            _refuse_lines(path, odd, "have a label that is neither 0 nor 1", "expected one of both")
             return "labels", columns, numbers.astype(np.int8)
         return "numbers", columns, numbers.astype(np.float32)
 
@@ -143,7 +147,10 @@ class Csv(ImageTask[CsvOptions]):
         said = table[column].str.casefold()
         known = said.isin(_SIDES.keys())
         _refuse_lines(
-            self.options.path, ~known, f"say neither train, val nor test in '{column}'", "correct"
+            self.options.path,
+            ~known,
+            f"say neither train, val nor test in '{column}'",
+            "correct them",
         )
         sides: npt.NDArray[np.object_] = said.map(_SIDES).to_numpy(dtype=object)
         if "test" not in sides or "pool" not in sides:
@@ -211,7 +218,7 @@ def _refuse_lines(path: str, wrong: object, problem: str, advice: str) -> None:
     if not len(lines):
         return
     some = ", ".join(map(str, lines[:_FEW])) + (", …" if len(lines) > _FEW else "")
-    raise SpecError(f"{path}: {len(lines)} rows {problem} (line {some}); {advice} them")
+    raise SpecError(f"{path}: {len(lines)} rows {problem} (line {some}); {advice}")
 
 
 def _outside(root: Path, paths: Sequence[Path]) -> list[bool]:
@@ -226,7 +233,10 @@ def _numbers(path: str, table: pd.DataFrame, column: str) -> npt.NDArray[np.floa
 
     values: npt.NDArray[np.float64] = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
     _refuse_lines(
-        path, ~np.isfinite(values), f"have no finite number in '{column}'", "correct or leave out"
+        path,
+        ~np.isfinite(values),
+        f"have no finite number in '{column}'",
+        "correct them or leave them out",
     )
     return values
 

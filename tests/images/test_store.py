@@ -322,3 +322,19 @@ def test_no_file_of_the_user_is_written_to(source, examples, tmp_path):
     before = {p: p.read_bytes() for p in Path(tmp_path / "images").iterdir()}
     examples.prepared(WANTED)
     assert {p: p.read_bytes() for p in Path(tmp_path / "images").iterdir()} == before
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_stored_images_live_on_the_gpu_where_they_fit(examples, monkeypatch, share):
+    monkeypatch.setattr("ftbench.images.examples._SHARE", share)
+    here, there = examples.prepared(WANTED), examples.prepared(WANTED).to("cuda:0")
+    assert isinstance(there.stored, torch.Tensor) == (share > 0)
+    for rows in (np.array([4, 1]), np.arange(6)):
+        found, expected = there.batch(rows), here.batch(rows)
+        assert found.inputs.is_cuda
+        assert found.targets.is_cuda
+        assert torch.allclose(found.inputs.cpu(), expected.inputs, atol=1e-6)
+        assert torch.equal(there.unprepared(rows).inputs.cpu(), here.unprepared(rows).inputs)
+    part = there.subset(np.array([5, 3]))
+    assert torch.allclose(part.batch(np.array([1])).inputs.cpu(), here.batch(np.array([3])).inputs)

@@ -156,6 +156,16 @@ def test_each_seed_draws_a_test_set_where_it_is_asked_for(tmp_path):
     drawn = [names(found.at_seed(seed).test()) for seed in (0, 1, 0)]
     assert drawn[0] == drawn[2] != drawn[1]
     assert found.at_seed(0).fingerprint() == found.at_seed(1).fingerprint()
+    runs = ftbench.run_sweep(
+        spec(
+            tmp_path / "data",
+            seeds=(0, 1),
+            tasks=(found.label.replace("'data'", repr(found.options.path)),),
+        ),
+        tmp_path / "out",
+    )
+    drawn = {(r.identity["seed"], r.protocol["test_fingerprint"]) for r in runs.done.values()}
+    assert len(drawn) == len({seed for seed, _ in drawn}) == len({test for _, test in drawn}) == 2
     fixed = task(tmp_path / "data")
     assert names(fixed.at_seed(0).test()) == names(fixed.at_seed(1).test())
 

@@ -191,6 +191,7 @@ def test_missing_images_are_left_out_and_named(table, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "options", "said"),
     [
+        ({"label": lambda i: "NaN" if i == 1 else "x"}, {}, r"1 rows have no value .* \(line 3\)"),
         (
             {"label": colour},
             {"label": "lable"},
@@ -211,7 +212,7 @@ def test_missing_images_are_left_out_and_named(table, tmp_path):
         (
             {"y": lambda i: "nan" if i == 2 else i / 7},
             {"label": "y", "target": "number"},
-            "no finite number",
+            "have no value in",
         ),
         (
             {"y": lambda i: "many" if i == 2 else i / 7},
