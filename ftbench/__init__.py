@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         TensorExamples,
         data_fingerprint,
     )
-    from ftbench.tasks.image_task import ImageTask, ImageTaskOptions, Listing
+    from ftbench.tasks.image_task import ImageTask
+    from ftbench.tasks.listing import ImageTaskOptions, Listing
     from ftbench.training import Data, Forward, Step
 
 _HOMES = {
@@ -74,7 +75,8 @@ _HOMES = {
         "TensorExamples",
         "data_fingerprint",
     ),
-    "tasks.image_task": ("ImageTask", "ImageTaskOptions", "Listing"),
+    "tasks.image_task": ("ImageTask",),
+    "tasks.listing": ("ImageTaskOptions", "Listing"),
     "training": ("Data", "Forward", "Step"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from ftbench.cli.app import app
-from ftbench.tasks.image_task import ImageTaskOptions
+from ftbench.tasks.listing import ImageTaskOptions
 from tests.support import ROOT
 from tests.tasks.images import COLOURS, folder, write
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,13 +206,13 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         options, size = self.options, self.preprocessing().size
         known = (self.name, options.model, options.stages, size)
         if known not in _OUTLINES:
+            found = self._described_here()
+            whole = on_meta(lambda: self.create(found.outputs or 1))
             with torch.device("meta"), rng.isolated(0, "outline"):
-                _OUTLINES[known] = self._traced_outline(size)
+                _OUTLINES[known] = self._traced_outline(whole, found, size)
         return _OUTLINES[known]
 
-    def _traced_outline(self, size: tuple[int, int]) -> Outline:
-        found = self._described_here()
-        whole = self.create(found.outputs or 1)
+    def _traced_outline(self, whole: nn.Module, found: Described, size: tuple[int, int]) -> Outline:
         cut = traced_cut(whole, classifier=found.classifier, grain=self.options.stages)
         images = torch.empty(2, found.preprocessing.channels, *size)
         try:
@@ -244,6 +245,17 @@ def _shape_of(flow: Any) -> tuple[int, ...]:
     """Return the shape of what a stage makes of one image, of several tensors the largest."""
     shapes = [tuple(leaf.shape[1:]) for leaf in _pytree.tree_leaves(flow) if hasattr(leaf, "shape")]
     return max(shapes, key=math.prod)
+
+
+def on_meta(create: Callable[[], nn.Module]) -> nn.Module:
+    """Return a model on the meta device, where it takes no memory."""
+    with rng.isolated(0, "outline"):
+        try:
+            with torch.device("meta"):
+                return create()
+        # Some compute their widths with tensors, whose values a meta tensor does not have.
+        except (NotImplementedError, RuntimeError):
+            return create().to("meta")
 
 
 def resized_to(preprocessing: Preprocessing, size: int) -> Preprocessing:

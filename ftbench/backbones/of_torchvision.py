@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ftbench.backbones.image_models import Described, ImageModelFamily, is_file_name
+from ftbench.backbones.image_models import Described, ImageModelFamily, is_file_name, on_meta
 from ftbench.backbones.weights import StateDict, check_name, hub_checkpoints, load_into
 from ftbench.errors import SpecError, WeightsError, did_you_mean
 from ftbench.preprocessing import Preprocessing
@@ -133,11 +133,9 @@ class TorchvisionModel(ImageModelFamily):
 @functools.lru_cache(maxsize=256)
 def _classifier(model: str) -> str:
     """Return the name of a model's last linear layer, found on the meta device."""
-    import torch
     from torchvision import models
 
-    with torch.device("meta"):
-        made = models.get_model(model, **_ARGUMENTS.get(model, {}))
+    made = on_meta(lambda: models.get_model(model, **_ARGUMENTS.get(model, {})))
     linear = [name for name, module in made.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise SpecError(

@@ -31,6 +31,7 @@ _SMALL: tuple[str, ...] = (
     "mini",
 )
 _SMALL += ("_s", "b0", "18", "_t")
+_LARGE = 100_000_000  # parameters: a larger one is traced on the meta device, and not run
 _TEST = "test_"  # timm's own, whose parts are put together as those of no other model
 
 
@@ -43,10 +44,13 @@ class Tried:
     stages: int = 0
     width: int = 0
     problem: str = ""
+    compared: bool = True
 
     def row(self) -> str:
         """Return the model as a row of a table."""
         found = f"{self.stages} stages, {self.width:,} features"
+        if not self.compared:
+            found += "; too large to be compared here"
         return f"| {self.module} | `{self.model}` | {self.problem or found} |"
 
 
@@ -77,11 +81,13 @@ def try_model(family: type[ImageModelFamily], model: str, module: str) -> Tried:
     try:
         made = family(ImageModelOptions(model=model, weights="random"))
         outline = made.outline()
-        made.build(pretrained=True)
+        compared = sum(outline.parameters) <= _LARGE
+        if compared:
+            made.build(pretrained=True)
     except FtbenchError as error:
         reason = str(error).partition("cannot be cut into stages: ")[2] or str(error)
         return Tried(module, model, problem=f"not cut: {reason.partition('; did you')[0][:160]}")
-    return Tried(module, model, len(outline.names), outline.shapes[-1][0])
+    return Tried(module, model, len(outline.names), outline.shapes[-1][0], compared=compared)
 
 
 def of_torchvision() -> Iterator[Tried]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,21 @@ class Drift:
     divergence: float
     agreement: float
     rows: int
+
+
+def drift_from(
+    model: Model, head: nn.Module, build: Callable[[], Backbone], test: Examples, device: str
+) -> Drift | None:
+    """Return :func:`measure_drift` against the backbone that ``build`` makes.
+
+    It is made anew rather than copied beforehand: while a run trains, nothing more is held.
+    """
+    untouched = build()
+    if untouched.source_head is None:
+        return None
+    for module in (*(stage for _, stage in untouched.stages), untouched.source_head):
+        module.to(device)
+    return measure_drift(model, head, untouched, test)
 
 
 @torch.inference_mode()

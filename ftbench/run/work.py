@@ -25,7 +25,7 @@ from ftbench.plugins.recipe import remake_recipe
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
-from ftbench.run.drift import Drift, measure_drift
+from ftbench.run.drift import Drift, drift_from
 from ftbench.run.isolation import wait_for
 from ftbench.run.ready import ready
 from ftbench.run.retention import (
@@ -198,13 +198,7 @@ def _drift(parts: Parts, model: Model, kept: _Kept, test: Examples) -> Drift | N
     """Return how far the source head's answers moved; None where the source itself is scored."""
     if kept.retention is not None or kept.source_head is None or kept.source_head is model.head:
         return None
-    # Built again rather than copied: while the run trained, nothing more was held in memory.
-    untouched = _build_backbone(parts)
-    if untouched.source_head is None:
-        return None
-    for module in (*(stage for _, stage in untouched.stages), untouched.source_head):
-        module.to(parts.device)
-    return measure_drift(model, kept.source_head, untouched, test)
+    return drift_from(model, kept.source_head, lambda: _build_backbone(parts), test, parts.device)
 
 
 def _build_backbone(parts: Parts) -> Backbone:

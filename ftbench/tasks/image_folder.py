@@ -11,7 +11,8 @@ import numpy as np
 
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.images import FileImages
-from ftbench.tasks.image_task import ImageTask, ImageTaskOptions, Listing
+from ftbench.tasks.image_task import ImageTask
+from ftbench.tasks.listing import ImageTaskOptions, Listing
 
 _POOL = ("train", "training")
 _VALIDATION = ("val", "valid", "validation", "dev")

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 from ftbench.component import Place
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.images import FileImages
-from ftbench.tasks.image_task import ImageTask, ImageTaskOptions, Kind, Listing, absolute
+from ftbench.tasks.image_task import ImageTask
+from ftbench.tasks.listing import ImageTaskOptions, Kind, Listing, absolute
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from ftbench.component import Place
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.images import DatasetImages
-from ftbench.tasks.image_task import ImageTask, ImageTaskOptions, Listing, absolute
+from ftbench.tasks.image_task import ImageTask
+from ftbench.tasks.listing import ImageTaskOptions, Listing, absolute
 
 Arguments = Mapping[str, Any]
 
@@ -115,7 +116,8 @@ class TorchvisionData(ImageTask[TorchvisionDataOptions]):
             what = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             raise SpecError(
                 f"torchvision.datasets.{name}(root={root!r}{', ' if what else ''}{what}): "
-                f"{reason}; put its files there, or add download=True"
+                f"{reason}; put its files there"
+                + ("" if self.options.download else ", or add download=True")
             ) from error
 
 
