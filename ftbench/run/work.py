@@ -99,7 +99,9 @@ def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
                 f"the data or weights of {part.kind} '{part.name}' changed since the sweep "
                 "was planned; start it again"
             )
-    return dataclasses.replace(parts, task=parts.task.at_seed(spec.seed))
+    at_seed: object = parts.task.at_seed(spec.seed)
+    what = f"task '{parts.task.name}': at_seed() returned"
+    return dataclasses.replace(parts, task=require(at_seed, Task, what, "an ftbench.Task"))
 
 
 def carry_out(

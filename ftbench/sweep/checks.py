@@ -63,25 +63,30 @@ def check_pairs(
             with catalogue.naming("backbone", backbone.component.name):
                 try:
                     require_offer(task.component, backbone.component)
-                    _require_images(task.component, backbone.component)
                 except SpecError as error:
                     hint = _fitting(task.component, backbone.component, catalogue)
                     raise SpecError(f"{error}{hint}") from error
+            with catalogue.naming("task", task.component.name):
+                problem = _image_problem(task.component, backbone.component)
+                if problem:
+                    hint = _fitting(task.component, backbone.component, catalogue)
+                    raise SpecError(f"{problem}{hint}")
 
 
-def _require_images(task: Task, family: BackboneFamily) -> None:
-    """Raise SpecError for a task whose own images cannot be what the backbone takes."""
+def _image_problem(task: Task, family: BackboneFamily) -> str:
+    """Return why a task's own images are not what the backbone takes, ``""`` where they are."""
     wanted, pool = family.preprocessing(), task.pool()
     if wanted is None or hasattr(pool, "prepared") or not len(pool):
-        return
+        return ""
     inputs = pool.batch(np.arange(1)).inputs
     shape = tuple(getattr(inputs, "shape", ()))
-    if len(shape) == 4 and shape[1] != wanted.channels:
-        raise SpecError(
-            f"task '{task.label}' gives images of {shape[1]} channels, {shape[2]} × {shape[3]} "
-            f"pixels, and backbone '{family.label}' takes {wanted.channels} channels, "
-            f"{wanted.size[0]} × {wanted.size[1]}"
-        )
+    if len(shape) != 4 or shape[1] == wanted.channels:
+        return ""
+    return (
+        f"task '{task.label}' gives images of {shape[1]} channels, {shape[2]} × {shape[3]} "
+        f"pixels, and backbone '{family.label}' takes {wanted.channels} channels, "
+        f"{wanted.size[0]} × {wanted.size[1]}"
+    )
 
 
 def _fits(task: Task, family: BackboneFamily) -> bool:
@@ -89,10 +94,9 @@ def _fits(task: Task, family: BackboneFamily) -> bool:
     task.pool()
     try:
         require_offer(task, family)
-        _require_images(task, family)
     except SpecError:
         return False
-    return True
+    return not _image_problem(task, family)
 
 
 def _fitting(task: Task, family: BackboneFamily, catalogue: Catalogue) -> str:

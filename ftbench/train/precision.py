@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from ftbench.errors import DivergedError
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _FIRST_SCALE = 2.0**16
 _GROW_EVERY = 2_000  # steps without an overflow before the scale doubles
+_LEAST_SCALE = 2.0**-24  # float16's smallest number: what overflows here overflows at any scale
 
 
 class Precision:
@@ -60,7 +63,10 @@ class Precision:
                 parameter.grad = held
 
     def allows_step(self, parameters: Iterable[Tensor]) -> bool:
-        """Return whether gradients are finite; where they are not the scale is halved."""
+        """Return whether gradients are finite; where they are not the scale is halved.
+
+        DivergedError where no scale is left.
+        """
         if self._scale is None:
             return True
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -69,6 +75,11 @@ class Precision:
             if self._steps_since == _GROW_EVERY:
                 self._scale, self._steps_since = self._scale * 2, 0
             return True
+        if self._scale <= _LEAST_SCALE:
+            raise DivergedError(
+                "gradients in float16 are not finite at any scale of the loss; set "
+                'recipe.precision to "bfloat16", or lower recipe.learning_rate'
+            )
         self._scale, self._steps_since = self._scale / 2, 0
         self.skipped_steps += 1
         return False

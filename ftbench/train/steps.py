@@ -194,6 +194,7 @@ class Steps:
             if index == 0 and isinstance(penalty, Tensor):
                 whole = whole + penalty
             self.precision.backward(whole, self._trained())
+            taken.put_statistics_back()
         found = _mean(values, taken.shares)
         if isinstance(penalty, QuadraticPenalty):
             return replace(found, penalty=penalty.add_gradient_())
@@ -295,7 +296,7 @@ class _Taken:
         self._rows = parts[0]  # those of the pass that is under way
         self.forwards = 0
         self.values: StepValues | None = None  # of the first backward pass
-        self._statistics: Buffers | None = None  # as the first pass of the step left them
+        self._statistics: Buffers | None = None  # as the part's first pass left them
 
     @property
     def is_first(self) -> bool:
@@ -308,8 +309,6 @@ class _Taken:
         self._steps.point_at(self.step)
         with torch.enable_grad():  # advance() may be in no_grad mode
             values = self._steps.backward(self)
-        if self._statistics is not None:
-            self._statistics.restore()
         if self.values is None:
             self.values = values
         return values.loss
@@ -339,6 +338,12 @@ class _Taken:
         """Keep what has to be put back after the backward pass: it needs them as they were."""
         if self._statistics is None:
             self._statistics = self._steps.statistics()
+
+    def put_statistics_back(self) -> None:
+        """Forget what extra passes moved, before the next part of the batch moves them."""
+        if self._statistics is not None:
+            self._statistics.restore()
+            self._statistics = None
 
 
 def _require_size(name: str, views: Any, wanted: Preprocessing) -> None:

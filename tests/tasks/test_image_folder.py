@@ -9,6 +9,7 @@ import ftbench
 from ftbench.component import parse_reference
 from ftbench.errors import FtbenchError, SpecError
 from ftbench.plugins import load_catalogue
+from ftbench.sweep import Progress
 from ftbench.task import Task
 from tests.tasks.images import folder, write
 
@@ -245,7 +246,7 @@ def test_a_folder_is_swept_and_resumed_and_a_changed_image_makes_new_runs(tmp_pa
 def test_a_folder_that_changes_during_the_sweep_is_said(tmp_path):
     root = folder(tmp_path / "data", each=6)
 
-    class Changes(ftbench.run_sweep.__globals__["Progress"]):
+    class Changes(Progress):
         def started(self, run):
             write(root / "red" / "00.png", "red", 1234)
 
