@@ -1,12 +1,15 @@
 """Real weights and real data, where the packages that carry them are installed."""
 
+import gzip
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import ftbench
 from benchmarks import real
 from ftbench.backbones.image_models import ImageModelOptions
 from ftbench.backbones.of_timm import TimmModel
@@ -64,6 +67,39 @@ def test_check_weights_is_how_a_user_sees_that(weights):
     )
     assert found.exit_code == 0, found.output
     assert "china.jpg  palace 0." in found.output
+
+
+def few_of_the_data(root, counts):
+    """Write the first images of the packaged data as torchvision reads them."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in real.PARTS:
+        with gzip.open(real.DATA / f"{name}.gz") as file:
+            header = np.frombuffer(file.read(16 if "images" in name else 8), ">u4").copy()
+            header[1] = counts[name.partition("-")[0]]
+            body = file.read(int(np.prod(header[1:])))
+        (raw / name).write_bytes(header.tobytes() + body)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not real.DATA.is_dir(), reason="apt install dataset-fashion-mnist")
+def test_a_short_sweep_from_real_weights_learns_real_clothes(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTBENCH_CACHE", str(tmp_path / "cache"))
+    few_of_the_data(tmp_path / "data", {"train": 600, "t10k": 300})
+    spec = ftbench.SweepSpec(
+        tasks=(f"torchvision-data(name='FashionMNIST', root={str(tmp_path / 'data')!r})",),
+        backbones=(f"timm/tf_efficientnet_lite0(weights={str(weights)!r}, size=48)",),
+        strategies=("full", "head-only"),
+        sizes=(100,),
+        seeds=(0,),
+        recipe={"steps": 25, "batch_size": 32, "augmentation": "crop-flip(padding=0)"},
+    )
+    plan = ftbench.run_sweep(spec, tmp_path / "out")
+    scores = {record.labels["strategy"]: record.scores for record in plan.done.values()}
+    assert scores["full"]["accuracy"] > 0.55
+    assert scores["head-only"]["accuracy"] > 0.5
+    assert scores["head-only"]["drift_agreement"] == 1.0
+    assert scores["full"]["drift_agreement"] < 0.8
 
 
 def test_what_is_absent_is_said_with_what_brings_it(monkeypatch, tmp_path):
