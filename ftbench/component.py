@@ -35,6 +35,8 @@ PLACE = object()
 Place = Annotated[str, PLACE]
 """An option that says where something lies. It is no part of a run's key: the fingerprint of what
 lies there is. Labels show the last part of a path."""
+Errand = Annotated[bool, PLACE]
+"""An option that says how what lies there is fetched or checked, and cannot change a score."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options, default=Any)
@@ -76,7 +78,9 @@ class Component(Generic[OptionsT]):
         Of a place it has the last part of the path.
         """
         changed = {
-            name: PurePath(value).name if name in self.places() else value
+            name: PurePath(value).name
+            if name in self.places() and isinstance(value, str)
+            else value
             for name, value in self.options
             if value != type(self.options).model_fields[name].get_default(call_default_factory=True)
         }

@@ -150,9 +150,10 @@ def _traced(model: nn.Module, classifiers: Sequence[str], grain: Grain) -> fx.Gr
             return _Tracer(opened).trace(_OneInput(model))
         # Whatever it does with a value that is not there yet.
         except Exception as error:
-            reason = error
+            reason = str(error).strip().partition("\n")[0]
+            cause = error
     kind = type(model).__name__
-    raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {reason}") from reason
+    raise SpecError(f"{kind} cannot be cut into stages: tracing it failed: {reason}") from cause
 
 
 class _OneInput(nn.Module):

@@ -65,6 +65,10 @@ class TorchvisionModel(ImageModelFamily):
             arguments["input_size"] = (side, side)
         try:
             model: nn.Module = models.get_model(name, num_classes=outputs, **arguments)
+        except (
+            NotImplementedError
+        ):  # a RuntimeError, of the meta device: on_meta() knows what to do
+            raise
         except (ValueError, RuntimeError, AssertionError) as error:
             raise SpecError(f"backbone 'torchvision/{name}' at {side} pixels: {error}") from error
         return model

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from ftbench.component import Options, Place
+from ftbench.component import Errand, Options, Place
 from ftbench.errors import SpecError
 from ftbench.images import ImageSource, Scan, scan, stamp_of
 from ftbench.subsets import Rows
@@ -43,7 +43,7 @@ class ImageTaskOptions(Options):
         description="image-folder:DIR, a folder for each of some of the source head's classes, on "
         "which retention is measured; empty: drift is",
     )
-    strict: bool = Field(False, description="refuse images that would be left out")
+    strict: Errand = Field(False, description="refuse images that would be left out")
 
     @field_validator("path")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from ftbench.component import Place
+from ftbench.component import Errand, Place
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.images import DatasetImages
 from ftbench.tasks.image_task import ImageTask
@@ -52,7 +52,7 @@ class TorchvisionDataOptions(ImageTaskOptions):
 
     name: str = Field(description="torchvision's name of it, say CIFAR10")
     root: Place = Field("", description="folder where the data are; empty: the current one")
-    download: bool = Field(False, description="fetch what is not there")
+    download: Errand = Field(False, description="fetch what is not there")
 
     @field_validator("root")
     @classmethod

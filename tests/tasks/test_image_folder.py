@@ -9,7 +9,7 @@ import ftbench
 from ftbench.component import parse_reference
 from ftbench.errors import FtbenchError, SpecError
 from ftbench.plugins import load_catalogue
-from ftbench.sweep import Progress
+from ftbench.sweep import Progress, expand
 from ftbench.task import Task
 from tests.tasks.images import folder, write
 
@@ -330,3 +330,20 @@ def test_a_source_of_other_classes_is_refused(tmp_path):
     assert "3 classes of its source are none of backbone 'glyphnet' (blue, green, red" in message
     with pytest.raises(SpecError, match="expected image-folder:DIR"):
         task(root, source="folder/of/images")
+
+
+def test_a_class_of_one_image_is_in_the_pool(tmp_path):
+    root = folder(tmp_path / "data", each=10, colours=("blue", "red"))
+    write(root / "green" / "only.png", "green", 1)
+    found = task(root)
+    assert np.bincount(found.pool().targets).tolist() == [8, 1, 8]
+    assert sorted(set(found.test().targets.tolist())) == [0, 2]
+
+
+def test_what_cannot_change_a_score_is_no_part_of_the_key(tmp_path):
+    root = folder(tmp_path / "data")
+    keys = set()
+    for options in ("", ", strict=True"):
+        grid = spec(root, tasks=(f"image-folder(path={str(root)!r}{options})",))
+        keys.add(tuple(run.key for run in expand(grid, ftbench.load_catalogue())))
+    assert len(keys) == 1
