@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ftbench import scores
+from ftbench.errors import SpecError
 from ftbench.metric import CLASSIFICATION, Metric
 from ftbench.ops import MixPlan, mixed_cross_entropy
 from ftbench.scores.ranks import Score
@@ -46,7 +47,7 @@ class Target(ABC):
         """Return what it is for the training rows with these targets.
 
         Whatever is estimated from data, weights of classes or the spread of numbers, is estimated
-        from them alone.
+        from them alone. SpecError for class weights of what has none.
         """
 
     @abstractmethod
@@ -107,7 +108,10 @@ class Classes(Target):
         return self.outputs <= MANY
 
     def fitted(self, targets: Tensor, *, class_weights: ClassWeights = "none") -> Self:
-        """Return it with weights n / (K·nₖ) where they are balanced; 0 for a class without rows."""
+        """Return it with weights n / (K·nₖ) where they are balanced.
+
+        K counts the classes that have rows, as scikit-learn does; the others weigh 0.
+        """
         if class_weights == "none":
             return self
         counts = torch.bincount(targets.cpu(), minlength=self.outputs).double()
@@ -119,7 +123,7 @@ class Classes(Target):
         self, outputs: Tensor, targets: Tensor, *, plan: MixPlan | None, smoothing: float
     ) -> Tensor:
         """Return the mean cross-entropy in nats."""
-        weight = outputs.new_tensor(self.weights) if self.weights else None
+        weight = class_weight(self.weights, outputs)
         return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing, class_weight=weight)
 
     def outcomes(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
@@ -238,9 +242,15 @@ class Numbers(Target):
 
     def fitted(self, targets: Tensor, *, class_weights: ClassWeights = "none") -> Self:
         """Return it with the rows' means and standard deviations; 1 for numbers that are equal."""
+        if class_weights != "none":
+            raise SpecError(
+                f"numbers ({', '.join(self.names)}) have no class weights; leave out "
+                "recipe.class_weights"
+            )
         values = targets.double().cpu().reshape(len(targets), -1)
-        spreads = values.std(dim=0, correction=0)
-        spreads = torch.where(spreads > 0, spreads, 1.0)
+        # Equal numbers may have a deviation of some 1e-17: their mean is rounded.
+        varies = values.amax(dim=0) > values.amin(dim=0)
+        spreads = torch.where(varies, values.std(dim=0, correction=0), 1.0)
         return dataclasses.replace(
             self, means=tuple(values.mean(dim=0).tolist()), spreads=tuple(spreads.tolist())
         )
@@ -274,6 +284,14 @@ class Numbers(Target):
     def predictions(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
         """Return nothing more: the outcomes hold the predictions."""
         return {}
+
+
+def class_weight(weights: tuple[float, ...], logits: Tensor) -> Tensor | None:
+    """Return weights (K,) beside the logits, None without any; float32 at least."""
+    if not weights:
+        return None
+    dtype = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 rounds them by 0.4 %
+    return torch.tensor(weights, dtype=dtype, device=logits.device)
 
 
 def _mixed(targets: Tensor, plan: MixPlan | None) -> Tensor:

@@ -23,7 +23,7 @@ from ftbench.fisher import draw_classes
 from ftbench.metric import CLASSIFICATION, Metric
 from ftbench.offers import Kind, Offer, checked_offers, choose_offer
 from ftbench.ops import MixPlan, mixed_cross_entropy
-from ftbench.targets import Classes, ClassWeights
+from ftbench.targets import Classes, ClassWeights, class_weight
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class ClassificationTask(Task[OptionsT]):
             return self
         found = copy.copy(self)
         classes = Classes(tuple(map(str, range(self.classes))))
-        labels = torch.as_tensor(np.asarray(training.strata))
+        labels = all_targets(training)  # strata may be finer than classes
         found._class_weight = classes.fitted(labels, class_weights=class_weights).weights
         return found
 
@@ -291,7 +291,7 @@ class ClassificationTask(Task[OptionsT]):
         FtbenchError where either is of another shape or type.
         """
         _check_predictions(self, outputs, targets)
-        weight = outputs.new_tensor(self._class_weight) if self._class_weight else None
+        weight = class_weight(self._class_weight, outputs)
         return mixed_cross_entropy(outputs, targets, plan, smoothing=smoothing, class_weight=weight)
 
     def outcomes(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
@@ -320,6 +320,13 @@ class ClassificationTask(Task[OptionsT]):
             "predicted": log_probability.argmax(dim=1),
             "log_probabilities": log_probability.to(torch.float16),
         }
+
+
+def all_targets(examples: Examples, batch_size: int = 256) -> Tensor:
+    """Return the targets of all examples, in order, where they are tensors."""
+    rows = np.arange(len(examples))
+    starts = range(0, len(rows), batch_size)
+    return torch.cat([examples.batch(rows[i : i + batch_size]).targets for i in starts])
 
 
 def seeded_linear(inputs: int, outputs: int, *purpose: int | str) -> nn.Linear:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from ftbench.backbones.image_models import ImageModelFamily, ImageModelOptions
@@ -111,7 +112,8 @@ def with_tables(page: str, only: Sequence[str] = tuple(TABLES)) -> str:
     """Return a page with each table between its two marks, ``<!-- torchvision -->`` say."""
     for name in only:
         rows = [tried.row() for tried in TABLES[name]()]
-        table = "\n".join(["| module | model | |", "|---|---|---|", *rows])
+        head = f"| module | model of {name} {version(name)} | |"
+        table = "\n".join([head, "|---|---|---|", *rows])
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         page = _between(marks, table, page)
     return page

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -29,7 +30,6 @@ _DECLARED: tuple[tuple[type[Component], str, type | tuple[type, ...], str], ...]
     (BackboneFamily, "source", (str, type(None)), "the name of a source task, or None"),
     (Task, "needs", (tuple, list), "kinds of features in a tuple: ('pooled',)"),
     (Task, "inputs", str, "'image', 'text' or 'image+text'"),
-    (ClassificationTask, "classes", Integral, "the number of classes"),
     (Mixing, "mixes", bool, "True or False"),
 )
 _REQUIRED: tuple[tuple[type[Component], tuple[str, ...]], ...] = (
@@ -68,7 +68,7 @@ def component_problem(component: Any, base: type[Component]) -> str:
 
 
 def require_complete(component: Component) -> None:
-    """Raise PluginError where a member is missing that its author has to define."""
+    """Raise PluginError where a member is missing that its author has to define, or cannot be."""
     cls = type(component)
     missing = [
         f"{method}()"
@@ -79,6 +79,9 @@ def require_complete(component: Component) -> None:
     missing += [name for name in ("metrics", "classes") if _lacks(cls, name)]
     if missing:
         raise PluginError(f"{component.kind} '{component.name}': {cls.__name__} lacks {missing[0]}")
+    problem = next(_member_problems(component), "")
+    if problem:
+        raise PluginError(f"{component.kind} '{component.name}': {problem}")
 
 
 def _lacks(cls: type[Component], name: str) -> bool:
@@ -113,9 +116,6 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
     for owner, member, kind, expected in _DECLARED:
         if issubclass(component, owner) and hasattr(component, member):
             yield from _unless_is(component, member, kind, expected)
-    classes: Any = getattr(component, "classes", 1)
-    if issubclass(component, ClassificationTask) and isinstance(classes, int) and classes < 1:
-        yield f"{called}.classes is {component.classes!r}; expected at least 1"
     refused: Any = getattr(component, "refuses", ())
     for item in refused if isinstance(refused, tuple | list) else ():
         if item not in REFUSALS:
@@ -129,8 +129,7 @@ def _problems(component: type[Component], base: type[Component]) -> Iterator[str
     if component.kind != base.kind:
         yield f"{called}.kind is {component.kind!r}; leave it as it is"
     yield from (f"{called}.{problem}" for problem in _method_problems(component, base))
-    if issubclass(component, Task):
-        yield from _metric_problems(component)
+    yield from _member_problems(component)
 
 
 def _needs_problems(called: str, needs: tuple[Any, ...] | list[Any]) -> Iterator[str]:
@@ -148,35 +147,58 @@ def _unless_is(
     value = getattr(holder, member)
     if isinstance(value, property):
         return  # it depends on the options, and is known of an instance
-    fits = isinstance(value, kind) and (kind is not Integral or not isinstance(value, bool))
-    if not fits:
+    if not isinstance(value, kind):
         yield f"{called}.{member} is {value!r} ({type(value).__name__}); expected {expected}"
 
 
-def _metric_problems(task: type[Task]) -> Iterator[str]:
-    if not hasattr(task, "metrics"):
-        return
-    metrics: Any = task.metrics
-    if isinstance(metrics, property):
-        return
+def _member_problems(holder: type[Component] | Component) -> Iterator[str]:
+    """Yield what is wrong with ``classes`` and ``metrics``.
+
+    Those that are properties depend on the options: they are looked at where ``holder`` is an
+    instance, and all others where it is a class.
+    """
+    cls = holder if isinstance(holder, type) else type(holder)
+    for owner, member, problems in _MEMBERS:
+        if not (issubclass(cls, owner) and hasattr(cls, member)):
+            continue
+        depends = isinstance(getattr(cls, member), property | functools.cached_property)
+        if depends == (holder is not cls):
+            yield from problems(cls.__name__, getattr(holder, member))
+
+
+def _classes_problems(called: str, classes: Any) -> Iterator[str]:
+    if not isinstance(classes, Integral) or isinstance(classes, bool):
+        found = f"{classes!r} ({type(classes).__name__})"
+        yield f"{called}.classes is {found}; expected the number of classes"
+    elif int(classes) < 1:
+        yield f"{called}.classes is {classes!r}; expected at least 1"
+
+
+def _metric_problems(called: str, metrics: Any) -> Iterator[str]:
     if not isinstance(metrics, tuple | list) or not metrics:
-        yield f"{task.__name__}.metrics is {metrics!r}; expected a tuple of ftbench.Metric"
+        yield f"{called}.metrics is {metrics!r}; expected a tuple of ftbench.Metric"
         return
     for metric in metrics:
         if not isinstance(metric, Metric):
-            yield f"{task.__name__}.metrics holds {metric!r}; expected an ftbench.Metric"
+            yield f"{called}.metrics holds {metric!r}; expected an ftbench.Metric"
             return
         for member, (fits, expected) in METRIC_FIELDS.items():
             value = getattr(metric, member)
             if not fits(value):
                 found = f"{metric!r}.{member} is {value!r} ({type(value).__name__})"
-                yield f"{task.__name__}.metrics: {found}; expected {expected}"
+                yield f"{called}.metrics: {found}; expected {expected}"
     names = [metric.name for metric in metrics]
     for name in names:
         if is_taken(name):
-            yield f"{task.__name__} has a metric '{name}', the name of another column"
+            yield f"{called} has a metric '{name}', the name of another column"
         if names.count(name) > 1 or not name:
-            yield f"{task.__name__} has several metrics '{name}', or one without a name"
+            yield f"{called} has several metrics '{name}', or one without a name"
+
+
+_MEMBERS: tuple[tuple[type[Component], str, Callable[[str, Any], Iterator[str]]], ...] = (
+    (ClassificationTask, "classes", _classes_problems),
+    (Task, "metrics", _metric_problems),
+)
 
 
 def _method_problems(component: type[Component], base: type[Component]) -> Iterator[str]:

@@ -69,12 +69,14 @@ def expected_calibration_error(
 def all_class_outcomes(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return :func:`class_outcomes`, the rank of each label and all probabilities as float32.
 
-    The rank (N,) counts the classes with a larger logit.
+    The rank (N,) counts the classes that come before the label: with a larger logit, or an equal
+    one and a smaller number, so that the prediction has rank 0.
     """
     own = logits.gather(1, labels.unsqueeze(1))
+    earlier = torch.arange(logits.shape[1], device=labels.device) < labels.unsqueeze(1)
     return {
         **class_outcomes(logits, labels),
-        "rank": (logits > own).sum(dim=1),
+        "rank": ((logits > own) | ((logits == own) & earlier)).sum(dim=1),
         "probability": logits.float().softmax(dim=1),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,15 +30,10 @@ def label_scores(
     is neither there nor predicted is no part of the macro F1. ``by_label`` adds each label's
     average precision. None for one that is not defined on these rows.
     """
-    from sklearn.metrics import average_precision_score
-
     truth = outcomes["target"].cpu().numpy().astype(bool)
     logits = outcomes["logit"].cpu().numpy()
     chosen = logits > 0
-    precisions: list[Score] = [
-        float(average_precision_score(truth[:, k], logits[:, k])) if truth[:, k].any() else None
-        for k in range(len(names))
-    ]
+    precisions = [average_precision(logits[:, k], truth[:, k]) for k in range(len(names))]
     both, either = 2 * (truth & chosen).sum(axis=0), truth.sum(axis=0) + chosen.sum(axis=0)
     found: dict[str, Score] = {
         "map": mean(precisions),
@@ -51,3 +47,17 @@ def label_scores(
     if by_label:
         found |= {f"ap:{name}": value for name, value in zip(names, precisions, strict=True)}
     return found
+
+
+def average_precision(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> Score:
+    """Return scikit-learn's average precision of (N,) scores; None where no row is positive.
+
+    NaN where a score is not finite, as other scores of a diverged model are.
+    """
+    from sklearn.metrics import average_precision_score
+
+    if not positive.any():
+        return None
+    if not np.isfinite(scores).all():
+        return float("nan")
+    return float(average_precision_score(positive, scores))

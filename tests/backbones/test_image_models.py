@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from importlib.metadata import version
 
 import pytest
 import timm
@@ -249,13 +250,25 @@ SAMPLE = random.Random(0).sample(sorted(SURVEYED), 40)
 TABLE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
+def is_of_the_table(library):
+    """Return whether the table was made with the version that is installed."""
+    return f"| module | model of {library} {version(library)} | |" in TABLE
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", SAMPLE)
 def test_models_of_timm_are_cut_or_refused_as_the_table_says(module):
-    row = try_model(TimmModel, SURVEYED[module], module).row()
-    assert row in TABLE.splitlines()
+    tried = try_model(TimmModel, SURVEYED[module], module)
+    if is_of_the_table("timm"):
+        assert tried.row() in TABLE.splitlines()
+    elif f"| {module} | `{tried.model}` | not cut" not in TABLE:
+        assert tried.problem == ""  # another version may cut others, and no fewer
 
 
+@pytest.mark.skipif(
+    not (is_of_the_table("timm") and is_of_the_table("torchvision")),
+    reason="docs/models.md was made with other versions of timm and torchvision",
+)
 def test_the_table_has_every_model_of_torchvision_and_every_module_of_timm():
     for name in models.list_models(module=models):
         assert f"| `{name}` |" in TABLE
