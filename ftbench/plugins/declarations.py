@@ -167,7 +167,7 @@ def _member_problems(holder: type[Component] | Component) -> Iterator[str]:
 
 
 def _classes_problems(called: str, classes: Any) -> Iterator[str]:
-    if not isinstance(classes, Integral) or isinstance(classes, bool):
+    if isinstance(classes, bool) or not isinstance(classes, Integral):
         found = f"{classes!r} ({type(classes).__name__})"
         yield f"{called}.classes is {found}; expected the number of classes"
     elif int(classes) < 1:
