@@ -46,6 +46,7 @@ class Column:
     device_bound: bool = False  # measured on a device, so never compared between two
     meaning: str = ""
     rows: str = ""
+    scored_on: str = ""  # the column that counts the rows of what is no share of them
 
     @property
     def is_number(self) -> bool:
@@ -62,7 +63,7 @@ class Column:
             percent=self.unit == "%",
             rows=self.rows,
             # Empty for what is scored on the seed's own rows: they change with it.
-            scored_on=self.rows if is_score else "test_rows",
+            scored_on=(self.scored_on or self.rows) if is_score else "test_rows",
             cost="" if is_score else "measured" if self.device_bound else "counted",
         )
 
@@ -149,6 +150,7 @@ COLUMNS: tuple[Column, ...] = (
         "nats",
         higher_is_better=False,
         meaning=_DRIFT,
+        scored_on="drift_rows",
     ),
     Column(
         "drift_agreement",

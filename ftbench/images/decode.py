@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ftbench.preprocessing import Preprocessing
 
@@ -22,8 +22,23 @@ MOST_PIXELS = 10**9
 _WHITE = (255, 255, 255, 255)
 
 
+_DECODERS = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
+
+
 class UnreadableError(Exception):
-    """A file is no image that can be used; the message says why, to follow the file's name."""
+    """A file is no image that can be used; the message says why, to follow the file's name.
+
+    ``passing`` where that may be over the next time: no permission, no memory, a disk that fails.
+    """
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+
+
+def decoders() -> str:
+    """Return the versions of what decodes: others may find other pixels in the same file."""
+    return " ".join(f"{name} {features.version(name)}" for name in ("pil", *_DECODERS))
 
 
 @contextlib.contextmanager
@@ -48,12 +63,16 @@ def read_image(file: Path | IO[bytes]) -> Image.Image:
     Of several frames the first is taken. What is transparent shows white. 16-bit grey is scaled to
     8 bits, not clipped. Whatever a damaged file makes Pillow raise is UnreadableError.
     """
-    image, _ = read_noted(file)
+    with decoding():
+        image, _ = read_noted(file)
     return image
 
 
 def read_noted(file: Path | IO[bytes]) -> tuple[Image.Image, str]:
-    """Return a file's image as :func:`read_image` does, and what a user may want to know of it."""
+    """Return a file's image as :func:`read_image` does, and what a user may want to know of it.
+
+    For threads, with :func:`decoding` around all of them.
+    """
     if isinstance(file, Path):
         _refuse_no_file(file)
     try:
@@ -67,15 +86,25 @@ def read_noted(file: Path | IO[bytes]) -> tuple[Image.Image, str]:
         raise UnreadableError("no image that Pillow knows") from error
     # Its decoders raise OSError, SyntaxError, ValueError, struct.error, KeyError, IndexError, …
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnreadableError(f"damaged: {reason or type(error).__name__}") from error
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> UnreadableError:
+    """Return what an error of reading means: damage, or what may be over the next time."""
+    if isinstance(error, MemoryError):
+        return UnreadableError("cannot be read: not enough memory", passing=True)
+    # What decoders find wrong has no number; the system's errors have.
+    if isinstance(error, OSError) and error.errno is not None:
+        return UnreadableError(f"cannot be read: {error.strerror}", passing=True)
+    reason = str(error).strip().partition("\n")[0]
+    return UnreadableError(f"damaged: {reason or type(error).__name__}")
 
 
 def _refuse_no_file(path: Path) -> None:
     try:
         empty = path.stat().st_size == 0
     except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror}") from error
+        raise unreadable(error) from error
     if path.is_dir():
         raise UnreadableError("a folder")
     if empty:
@@ -95,7 +124,7 @@ def as_rgb(opened: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _in_colour(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode == "F":
         raise UnreadableError(

@@ -21,6 +21,7 @@ from ftbench.task import Batch
 
 Rows = npt.NDArray[np.int64]
 _SHARE = 0.5  # of a GPU's free memory that stored images may take
+_AT_ONCE = 1024  # images that are on their way to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +125,16 @@ class PreparedImages:
         free; else each batch is.
         """
         targets = self.targets.to(device)
-        if device == "cpu" or isinstance(self.stored, Tensor):
+        if isinstance(self.stored, Tensor):
+            stored = self.stored.to(device)
+            return dataclasses.replace(self, stored=stored, targets=targets, device=device)
+        if device == "cpu":
             return dataclasses.replace(self, targets=targets, device=device)
         free, _ = torch.cuda.mem_get_info(device)
         one = int(np.prod(self.stored.shape[1:]))
         if len(self) * one > _SHARE * free:
             return dataclasses.replace(self, targets=targets, device=device)
-        stored = torch.from_numpy(np.asarray(self.stored[self.rows])).to(device)
+        stored = gathered(self.stored, self.rows, device)
         rows = np.arange(len(self), dtype=np.int64)
         return dataclasses.replace(self, stored=stored, rows=rows, targets=targets, device=device)
 
@@ -147,6 +151,18 @@ class PreparedImages:
     def _targets(self, rows: Rows) -> Tensor:
         index = torch.from_numpy(np.ascontiguousarray(rows))
         return self.targets[index.to(self.targets.device)]
+
+
+def gathered(stored: npt.NDArray[np.uint8], rows: Rows, device: str) -> Tensor:
+    """Return ``rows`` of a store on the device; the host holds a part of them at a time.
+
+    All at once would be half of a GPU's memory in the host's besides.
+    """
+    found = torch.empty((len(rows), *stored.shape[1:]), dtype=torch.uint8, device=device)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        found[start : start + len(part)] = torch.from_numpy(stored[part])
+    return found
 
 
 def normalised(pixels: Tensor, wanted: Preprocessing) -> Tensor:

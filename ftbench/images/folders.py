@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def megabytes(count: int) -> str:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # A process's number is not enough: containers that share a cache have equal ones.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)

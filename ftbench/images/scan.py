@@ -12,24 +12,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftbench.images.decode import UnreadableError, content_hash, decoding
+from ftbench.images.decode import UnreadableError, content_hash, decoders, decoding
 from ftbench.images.folders import images_folder, said, short_hash, write_whole
 from ftbench.images.reporting import report
 from ftbench.images.sources import ImageSource, Stamp
 
-VERSION = 1  # raised when an image's hash or the reading of a file changes
+VERSION = 2  # raised when an image's hash or the reading of a file changes
 SAVE_EVERY = 5.0  # seconds: what a killed scan loses
+_LOOKING = 9  # times as long as the last save took: a million images take seconds to save
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one image; ``problem`` says why it cannot be used."""
+    """What is known of one image; ``problem`` says why it cannot be used.
+
+    ``passing`` where that may be over the next time, which then looks again.
+    """
 
     content: str = ""  # SHA-256 of size and pixels
     width: int = 0
     height: int = 0
     problem: str = ""
     note: str = ""
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,15 @@ def scan(source: ImageSource) -> Scan:
     stamps, names = source.stamps(), source.names
     fresh = [i for i in range(len(names)) if _entry(known, names[i], stamps[i]) is None]
     found: dict[int, Entry] = {}
-    last_saved = time.monotonic()
+    next_save = time.monotonic() + SAVE_EVERY
     for index, entry in _looked_at(source, fresh):
         found[index] = entry
         report("looking at images", len(found), len(fresh))
-        if time.monotonic() - last_saved > SAVE_EVERY:
+        started = time.monotonic()
+        if started > next_save:
             _save(path, known, _as_kept(found, names, stamps))
-            last_saved = time.monotonic()
+            saved = time.monotonic()
+            next_save = saved + max(SAVE_EVERY, _LOOKING * (saved - started))
     if found:
         _save(path, known, _as_kept(found, names, stamps))
     entries = (
@@ -89,12 +96,20 @@ def _looked_at(source: ImageSource, indices: Iterable[int]) -> Iterator[tuple[in
         try:
             image, note = source.read(index)
         except UnreadableError as error:
-            return index, Entry(problem=str(error))
+            return index, Entry(problem=str(error), passing=error.passing)
         return index, Entry(content_hash(image), *image.size, note=note)
 
     # Pillow lets go of the interpreter while it decodes.
     with decoding(), ThreadPoolExecutor(workers()) as pool:
         yield from pool.map(look, indices)
+
+
+def forget(source: ImageSource, index: int) -> None:
+    """Let the next scan look at an image again though its stamp is the same."""
+    path = _path_of(source)
+    known = _read(path)
+    if known.pop(source.names[index], None) is not None:
+        _write(path, known)
 
 
 def workers() -> int:
@@ -106,7 +121,7 @@ Kept = dict[str, list[Any]]  # by name: the stamp, and an entry's fields
 
 
 def _path_of(source: ImageSource) -> Path:
-    return images_folder() / f"scan-{short_hash(source.place)}.json"
+    return images_folder() / f"scan-{short_hash(f'{source.place} {decoders()}')}.json"
 
 
 def _read(path: Path) -> Kept:
@@ -130,11 +145,16 @@ def _as_kept(found: Mapping[int, Entry], names: Any, stamps: list[Stamp]) -> Kep
     return {
         names[i]: [list(stamps[i]), {k: v for k, v in asdict(entry).items() if v}]
         for i, entry in found.items()
+        if not entry.passing
     }
 
 
 def _save(path: Path, known: Kept, found: Kept) -> None:
     # Another process may have saved meanwhile: what it found is kept, too.
-    values = {"version": VERSION, "images": {**known, **_read(path), **found}}
+    _write(path, {**known, **_read(path), **found})
+
+
+def _write(path: Path, images: Kept) -> None:
+    values = {"version": VERSION, "images": images}
     with said(path.parent):
         write_whole(path, json.dumps(values, separators=(",", ":")).encode())

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ftbench.images.decode import UnreadableError, as_rgb, read_noted
+from ftbench.images.decode import UnreadableError, as_rgb, read_noted, unreadable
 
 Stamp = tuple[int, ...]
 """What changes when a file does: its size, the time of its last change, its number."""
@@ -106,7 +106,8 @@ class DatasetImages:
         except UnreadableError:
             raise
         except Exception as error:  # whatever the data set's own reader raises
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
+            passing = unreadable(error).passing
+            raise UnreadableError(f"{type(error).__name__}: {error}", passing=passing) from error
 
 
 def stamp_of(path: Path) -> Stamp:

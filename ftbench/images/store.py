@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,7 @@ from ftbench.errors import StoreError
 from ftbench.images.decode import Pixels, UnreadableError, content_hash, decoding, resized
 from ftbench.images.folders import MOVE, images_folder, megabytes, said, short_hash
 from ftbench.images.reporting import report
-from ftbench.images.scan import Scan, workers
+from ftbench.images.scan import Scan, forget, workers
 from ftbench.images.sources import ImageSource
 from ftbench.preprocessing import Preprocessing
 
@@ -69,7 +72,12 @@ def open_store(source: ImageSource, scan: Scan, wanted: Preprocessing) -> npt.ND
     with said(path.parent, estimate_bytes(scan, wanted)), FileLock(f"{path}.lock"):
         found = _mapped(path, shape)  # another process may have written it meanwhile
         if found is None:
-            _write(path, shape, source, scan, wanted)
+            try:
+                _write(path, shape, source, scan, wanted)
+            except _ChangedError as error:
+                # Its stamp may be the same, and the next start would find what this one did.
+                forget(source, error.row)
+                raise StoreError(error.said(source)) from error
             found = _mapped(path, shape)
     if found is None:
         raise StoreError(f"{path} was changed while it was written; start again")
@@ -95,26 +103,41 @@ def _write(
     unfinished, count = path.with_suffix(".part"), path.with_suffix(".count")
     done = _done(unfinished, count, shape)
     if not done:
-        _require_room(path.parent, int(np.prod(shape)))
-    pixels = np.lib.format.open_memmap(
-        unfinished, mode="r+" if done else "w+", dtype=np.uint8, shape=shape
-    )
-    with decoding(), ThreadPoolExecutor(workers()) as pool:
+        # A count that an earlier writer left would speak of rows that this file has not.
+        count.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    _require_room(path.parent, (shape[0] - done) * _row_bytes(shape))
+    if not done:
+        unfinished.write_bytes(_header(shape))
+    # Not by a map: where the disk is full, a process that writes to one is killed by SIGBUS.
+    with unfinished.open("r+b") as file, decoding(), ThreadPoolExecutor(workers()) as pool:
+        file.seek(len(_header(shape)) + done * _row_bytes(shape))
         for start in range(done, shape[0], _AT_ONCE):
             rows = range(start, min(start + _AT_ONCE, shape[0]))
-            made = pool.map(lambda row: _row(source, scan, wanted, row), rows)
-            for row, image in zip(rows, made, strict=True):
-                pixels[row] = image
-            _count(pixels, count, rows.stop)
+            for image in pool.map(lambda row: _row(source, scan, wanted, row), rows):
+                file.write(image.tobytes())
+            _count(file, count, rows.stop)
             report("decoding images", rows.stop, shape[0])
-    del pixels
     os.replace(unfinished, path)
     count.unlink(missing_ok=True)
 
 
-def _count(pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]], count: Path, rows: int) -> None:
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Return what a .npy file of uint8 starts with."""
+    written = io.BytesIO()
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, fields)
+    return written.getvalue()
+
+
+def _row_bytes(shape: tuple[int, ...]) -> int:
+    return math.prod(shape[1:])
+
+
+def _count(file: IO[bytes], count: Path, rows: int) -> None:
     """Note how many rows are on disk: they are there before it says so."""
-    pixels.flush()
+    file.flush()
+    os.fsync(file.fileno())
     temporary = count.with_suffix(".count-tmp")
     temporary.write_text(str(rows))
     os.replace(temporary, count)
@@ -122,11 +145,29 @@ def _count(pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]], count: Path, 
 
 def _done(unfinished: Path, count: Path, shape: tuple[int, ...]) -> int:
     """Return how many rows a killed writer left finished."""
+    header = _header(shape)
     try:
         rows = int(count.read_text())
+        with unfinished.open("rb") as file:
+            same = file.read(len(header)) == header
+        written = unfinished.stat().st_size - len(header)
     except (OSError, ValueError):
         return 0
-    return rows if _mapped(unfinished, shape) is not None and 0 < rows <= shape[0] else 0
+    return rows if same and 0 < rows <= shape[0] and written >= rows * _row_bytes(shape) else 0
+
+
+class _ChangedError(Exception):
+    """An image is not what it was when it was looked at."""
+
+    def __init__(self, row: int, how: str) -> None:
+        super().__init__(row, how)
+        self.row, self.how = row, how
+
+    def said(self, source: ImageSource) -> str:
+        return (
+            f"{source.names[self.row]} in {source.place} changed since the images were looked at "
+            f"({self.how}); start the sweep again"
+        )
 
 
 def _row(source: ImageSource, scan: Scan, wanted: Preprocessing, row: int) -> Pixels:
@@ -136,17 +177,10 @@ def _row(source: ImageSource, scan: Scan, wanted: Preprocessing, row: int) -> Pi
     try:
         image, _ = source.read(row)
     except UnreadableError as error:
-        raise StoreError(_changed(source, row, str(error))) from error
+        raise _ChangedError(row, str(error)) from error
     if content_hash(image) != entry.content:
-        raise StoreError(_changed(source, row, "its pixels are others"))
+        raise _ChangedError(row, "its pixels are others")
     return resized(image, wanted)
-
-
-def _changed(source: ImageSource, row: int, how: str) -> str:
-    return (
-        f"{source.names[row]} in {source.place} changed since the images were looked at ({how}); "
-        "start the sweep again"
-    )
 
 
 def _require_room(folder: Path, needed: int) -> None:

@@ -103,6 +103,25 @@ def test_what_is_transparent_shows_white(mode):
     assert np.asarray(read_image(file))[0, 0].tolist() == [255, 255, 255]
 
 
+def test_one_colour_that_stands_for_clear_shows_white():
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (4, 5, 6))
+    found = np.asarray(read_image(saved(image, "PNG", transparency=(1, 2, 3))))
+    assert found[0].tolist() == [[255, 255, 255], [4, 5, 6]]
+
+
+# Of which Pillow warns: too short for its entries, and an entry beyond its end.
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0MM\0*\0\0\0\x08\0\xff" + b"\x01\x12" * 9,
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0" + b"\xff" * 8,
+    ],
+)
+def test_damaged_exif_does_not_cost_the_image(exif):
+    assert read_image(saved(picture(14, 12), "JPEG", exif=exif)).size == (14, 12)
+
+
 def test_a_palette_and_black_and_white_become_rgb():
     image = Image.new("P", (2, 1), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])

@@ -2,21 +2,18 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms import functional as peers
 
-from ftbench.errors import FtbenchError, StoreError
+from ftbench.errors import StoreError
 from ftbench.images import (
     DatasetImages,
     FileImages,
-    ImageExamples,
     open_store,
     read_image,
     reporting,
@@ -175,6 +172,48 @@ def test_a_killed_writer_is_gone_on_with(files, tmp_path, monkeypatch):
     assert list((tmp_path / "cache" / "images").glob("*.part")) == []
 
 
+def test_a_count_without_its_rows_is_not_believed(source):
+    found = scan(source)
+    count = stores.store_path(found, WANTED).with_suffix(".count")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    # A writer that was killed between its last two steps, and the next before its first count.
+    count.write_text("6")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stores, "_row", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_store(source, found, WANTED)
+    assert open_store(source, found, WANTED).any(axis=(1, 2, 3)).all()
+
+
+def _open_within(limit, files, root, found, queue):
+    stores._AT_ONCE = 2
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        open_store(FileImages(files, root), found, WANTED)
+    except StoreError as error:
+        queue.put(str(error))
+
+
+def test_no_more_room_for_a_file_ends_in_an_error_that_keeps_what_was_written(files, tmp_path):
+    root = tmp_path / "images"
+    found = scan(FileImages(files, root))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    limit = 128 + 5 * 300  # the header, and five of six rows
+    writer = context.Process(target=_open_within, args=(limit, files, root, found, queue))
+    writer.start()
+    assert "File too large; set FTBENCH_CACHE" in queue.get(timeout=60)
+    writer.join()
+    assert stores.store_path(found, WANTED).with_suffix(".count").read_text() == "4"
+    source = Counting(files, root)
+    open_store(source, found, WANTED)
+    assert sorted(source.reads) == [4, 5]
+
+
 def _open(files, root, found, queue):
     queue.put(np.array(open_store(FileImages(files, root), found, WANTED)))
 
@@ -202,6 +241,18 @@ def test_an_image_that_changed_since_the_look_is_named(files, source):
     with pytest.raises(StoreError, match=r"3\.png .* changed .*No such file"):
         open_store(source, found, WANTED)
     assert not stores.store_path(found, WANTED).exists()
+
+
+def test_an_image_that_changed_behind_an_equal_stamp_is_looked_at_again(files, source, monkeypatch):
+    stamps = source.stamps()
+    monkeypatch.setattr(source, "stamps", lambda: stamps)
+    found = scan(source)
+    write(files[3], 77)
+    with pytest.raises(StoreError, match=r"3\.png .* changed"):
+        open_store(source, scan(source), WANTED)
+    again = scan(source)
+    assert again.contents[3] != found.contents[3]
+    assert len(open_store(source, again, WANTED)) == 6
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(source, monkeypatch, tmp_path):
@@ -269,72 +320,3 @@ def test_a_changed_file_of_a_data_set_makes_all_its_images_new(tmp_path):
     assert source.stamps() == before
     (tmp_path / "Rows" / "data").write_text("12")
     assert set(source.stamps()).isdisjoint(before)
-
-
-@pytest.fixture
-def examples(source):
-    found = scan(source)
-    labels = torch.arange(6) % 3
-    return ImageExamples(source, found, np.arange(6), labels, strata=labels.numpy())
-
-
-def test_batches_are_the_middle_normalised_as_torchvision_does(examples, files):
-    prepared = examples.prepared(WANTED)
-    batch = prepared.batch(np.array([4, 1]))
-    for image, index in zip(batch.inputs, (4, 1), strict=True):
-        whole = torch.from_numpy(resized(read_image(files[index]), WANTED)).permute(2, 0, 1)
-        middle = peers.center_crop(whole, [8, 8]).float() / 255
-        expected = peers.normalize(middle, list(WANTED.mean), list(WANTED.std))
-        assert torch.allclose(image, expected, atol=1e-6)
-    assert batch.targets.tolist() == [1, 1]
-    assert (batch.inputs.dtype, batch.inputs.shape) == (torch.float32, (2, 3, 8, 8))
-
-
-def test_a_row_has_the_same_bits_in_every_batch_and_subset(examples):
-    prepared = examples.prepared(WANTED)
-    whole = prepared.batch(np.arange(6)).inputs
-    for rows in ([3], [5, 3, 0], [3, 3]):
-        assert torch.equal(prepared.batch(np.array(rows)).inputs, whole[rows])
-    part = prepared.subset(np.array([5, 3]))
-    assert torch.equal(part.batch(np.array([1])).inputs[0], whole[3])
-    assert torch.equal(part.subset(np.array([1])).batch(np.array([0])).inputs[0], whole[3])
-    early = examples.subset(np.array([3])).prepared(WANTED)
-    assert torch.equal(early.batch(np.array([0])).inputs[0], whole[3])
-    assert (part.strata.tolist(), len(part), part.targets.tolist()) == ([2, 0], 2, [2, 0])
-
-
-def test_stored_images_come_as_they_are(examples):
-    prepared = examples.prepared(WANTED)
-    batch = prepared.unprepared(np.array([2, 0]))
-    assert (batch.inputs.shape, batch.inputs.dtype) == ((2, 3, 10, 10), torch.uint8)
-    assert torch.equal(
-        batch.inputs[0], torch.from_numpy(np.array(prepared.stored[2])).permute(2, 0, 1)
-    )
-
-
-def test_images_without_a_size_have_no_batches(examples):
-    for ask in (lambda: examples.batch(np.array([0])), lambda: examples.to("cpu")):
-        with pytest.raises(FtbenchError, match=r"prepared\(preprocessing\)"):
-            ask()
-
-
-def test_no_file_of_the_user_is_written_to(source, examples, tmp_path):
-    before = {p: p.read_bytes() for p in Path(tmp_path / "images").iterdir()}
-    examples.prepared(WANTED)
-    assert {p: p.read_bytes() for p in Path(tmp_path / "images").iterdir()} == before
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("share", [0.5, 0.0])
-def test_stored_images_live_on_the_gpu_where_they_fit(examples, monkeypatch, share):
-    monkeypatch.setattr("ftbench.images.examples._SHARE", share)
-    here, there = examples.prepared(WANTED), examples.prepared(WANTED).to("cuda:0")
-    assert isinstance(there.stored, torch.Tensor) == (share > 0)
-    for rows in (np.array([4, 1]), np.arange(6)):
-        found, expected = there.batch(rows), here.batch(rows)
-        assert found.inputs.is_cuda
-        assert found.targets.is_cuda
-        assert torch.allclose(found.inputs.cpu(), expected.inputs, atol=1e-6)
-        assert torch.equal(there.unprepared(rows).inputs.cpu(), here.unprepared(rows).inputs)
-    part = there.subset(np.array([5, 3]))
-    assert torch.allclose(part.batch(np.array([1])).inputs.cpu(), here.batch(np.array([3])).inputs)
