@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ftbench
 from ftbench import ops
 from ftbench.columns import is_taken
 from ftbench.scores.ranks import areas, mean
@@ -86,6 +87,20 @@ def test_classes_that_the_test_rows_lack_are_missing_and_not_zero():
     assert alone["macro_auroc"] is None
 
 
+def test_equal_logits_count_in_the_order_in_which_one_is_predicted():
+    names = tuple(f"class {i}" for i in range(10))
+    found = scored(Classes(names), torch.zeros(10, 10), torch.arange(10))
+    assert (found["accuracy"], found["top5_accuracy"]) == (0.1, 0.5)
+
+
+@given(st.integers(0, 999), st.integers(1, 40), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_the_prediction_alone_has_rank_0(seed, rows, dtype):
+    logits, labels, _ = drawn(seed, rows, 7)
+    logits = logits.round().to(dtype)  # many ties
+    found = Classes(NAMES).outcomes(logits, labels)
+    assert torch.equal(found["rank"] == 0, found["predicted"] == labels)
+
+
 @given(st.integers(0, 999), st.integers(2, 60), st.integers(1, 4), st.booleans())
 def test_areas_are_scikit_learns_with_ties(seed, rows, columns, coarse):
     draws = np.random.default_rng(seed)
@@ -140,6 +155,31 @@ def test_balanced_weights_are_scikit_learns_and_the_loss_torchs(smoothing):
     assert few.weights[3] == 0.0
 
 
+def test_class_weights_are_not_rounded_to_the_precision_of_the_logits():
+    logits, labels, _ = drawn(5, 30, 3)
+    target = Classes(NAMES[:3], weights=(1.003, 0.501, 3.007))
+    coarse = logits.bfloat16()
+    expected = F.cross_entropy(coarse.float(), labels, weight=torch.tensor(target.weights))
+    found = target.loss(coarse, labels, plan=None, smoothing=0.0)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_task_weighs_its_classes_and_not_its_strata(tiny):
+    class Finer(ftbench.TensorExamples):
+        @property
+        def strata(self):
+            return np.arange(len(self)) % 7
+
+    labels = torch.tensor([0] * 300 + [1] * 30 + [2] * 10)
+    rows = Finer(torch.zeros(340, 1), labels)
+    weights = Classes(NAMES[:3]).fitted(labels, class_weights="balanced").weights
+    fitted = tiny.task().fitted(rows, class_weights="balanced")
+    logits, _, _ = drawn(6, 340, 3)
+    expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights))
+    assert float(fitted.loss(logits, labels)) == pytest.approx(float(expected))
+    assert float(tiny.task().loss(logits, labels)) != pytest.approx(float(expected))
+
+
 def test_a_mixed_batch_weighs_each_label_by_its_share():
     logits, labels, _ = drawn(2, 8, 3)
     target = Classes(NAMES[:3], weights=(1.0, 2.0, 0.5))
@@ -190,6 +230,52 @@ def test_label_scores_are_scikit_learns_and_torchmetrics(seed, rows, labels):
     )
 
 
+@given(st.integers(0, 999), st.integers(20, 60), st.integers(2, 5))
+def test_means_over_labels_and_the_precision_of_each_are_scikit_learns(seed, rows, labels):
+    logits, _, generator = drawn(seed, rows, labels)
+    truth = (torch.rand(rows, labels, generator=generator) < 0.4).to(torch.int8)
+    truth[0], truth[1] = 0, 1  # each label is there, and is not
+    found = scored(Labels(NAMES[:labels]), logits, truth)
+    chosen, there = (logits > 0).int().numpy(), truth.numpy()
+    assert found["macro_f1"] == pytest.approx(
+        peers.f1_score(there, chosen, average="macro", zero_division=0)
+    )
+    assert found["macro_auroc"] == pytest.approx(
+        peers.roc_auc_score(there, logits.numpy(), average="macro")
+    )
+    each = peers.average_precision_score(there, logits.numpy(), average=None)
+    assert [found[f"ap:{name}"] for name in NAMES[:labels]] == pytest.approx(list(each))
+
+
+def test_labels_that_no_row_has_are_missing_and_not_zero():
+    target = Labels(("a", "b"))
+    found = scored(target, torch.tensor([[-1.0, -1.0]]), torch.tensor([[0, 0]]))
+    missing = {name for name, value in found.items() if value is None}
+    assert missing == {"map", "macro_auroc", "micro_f1", "macro_f1", "ap:a", "ap:b"}
+    assert found["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("target", [Classes(NAMES[:2]), Labels(NAMES[:2]), Numbers(NAMES[:2])])
+def test_outputs_of_a_diverged_model_have_scores_that_are_not_finite(target, value):
+    outputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    outputs[2, 1] = value
+    truth = torch.tensor([0, 1] * 3) if isinstance(target, Classes) else torch.eye(2).repeat(3, 1)
+    found = target.score(target.outcomes(outputs, truth))
+    assert not all(score is None or math.isfinite(score) for score in found.values())
+
+
+def test_what_stays_of_labels_is_small():
+    logits, _, generator = drawn(4, 20, 3)
+    truth = (torch.rand(20, 3, generator=generator) < 0.4).to(torch.int8)
+    target = Labels(NAMES[:3])
+    kept = target.kept(target.outcomes(logits, truth))
+    dtypes = {name: str(values.dtype).removeprefix("torch.") for name, values in kept.items()}
+    assert dtypes == {"loss": "float16", "label": "bool", "predicted": "bool"}
+    assert torch.equal(kept["label"], truth > 0)
+    assert torch.equal(kept["predicted"], logits > 0)
+
+
 def test_label_losses_are_torchs_with_weights_smoothing_and_mixing():
     logits, _, generator = drawn(0, 20, 4)
     truth = (torch.rand(20, 4, generator=generator) < 0.3).to(torch.int8)
@@ -224,6 +310,8 @@ def test_number_scores_are_scikit_learns(seed, rows, count):
     assert found["r2"] == pytest.approx(peers.r2_score(truth, predicted), rel=1e-3, abs=1e-3)
     if count > 1:
         each = peers.r2_score(truth, predicted, multioutput="raw_values")
+        errors = peers.mean_squared_error(truth, predicted, multioutput="raw_values") ** 0.5
+        assert [found[f"rmse:{n}"] for n in NAMES[:count]] == pytest.approx(list(errors), rel=1e-4)
         assert [found[f"r2:{n}"] for n in NAMES[:count]] == pytest.approx(
             list(each), rel=1e-3, abs=1e-3
         )
@@ -244,6 +332,17 @@ def test_numbers_are_learned_in_units_of_their_spread_in_the_training_rows():
     assert float(target.loss(mixed, truth, plan=plan, smoothing=0.0)) == pytest.approx(
         0.0, abs=1e-12
     )
+
+
+def test_equal_numbers_have_spread_1_whatever_their_mean_is_rounded_to():
+    equal = torch.full((7,), 0.1, dtype=torch.float64)
+    assert float(equal.std(correction=0)) > 0
+    assert Numbers(("a",)).fitted(equal).spreads == (1.0,)
+
+
+def test_numbers_refuse_class_weights():
+    with pytest.raises(ftbench.FtbenchError, match=r"numbers \(a\) have no class weights; leave"):
+        Numbers(("a",)).fitted(torch.tensor([1.0, 3.0]), class_weights="balanced")
 
 
 def test_one_number_may_come_as_a_column_or_not():
