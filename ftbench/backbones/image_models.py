@@ -144,12 +144,24 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
         return Backbone(cut.stages, cut.head if has_head else None, _READOUTS, undecayed)
 
     def fingerprint(self) -> str:
-        """Return a hash of the weights' SHA-256 and the preprocessing that belongs to them."""
+        """Return a hash of the weights' SHA-256 and the preprocessing that belongs to them.
+
+        WeightsError for a user's file that does not fit the model: before a sweep, not in its runs.
+        """
         path = self.used_weights()
         weights = RANDOM if path is None else sha256_of(path)
+        if path is not None and is_file_name(self.options.weights):
+            self._require_fit(path, weights)
         preprocessing = self.preprocessing().as_dict()
         text = json.dumps({"weights": weights, "preprocessing": preprocessing}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _require_fit(self, path: Path, sha256: str) -> None:
+        known = (self.name, self.options.model, sha256)
+        if known not in _FITTING:
+            outputs, _ = self._head_in_file(self._described_here())
+            self.load(outputs or 1, read_weights(path), path)
+            _FITTING.add(known)
 
     def used_weights(self) -> Path | None:
         """Return the weights file, None for random weights; WeightsError where there is none."""
@@ -237,6 +249,7 @@ class ImageModelFamily(BackboneFamily[ImageModelOptions]):
 # What a classifier that is a convolution takes has two sides of 1.
 _READOUTS: dict[Kind, nn.Module] = {"pooled": nn.Flatten()}
 _COMPARED: set[tuple[object, ...]] = set()
+_FITTING: set[tuple[object, ...]] = set()  # files that were seen to fit
 _OUTLINES: dict[tuple[object, ...], Outline] = {}
 _FLOWS: dict[tuple[object, ...], tuple[Any, ...]] = {}  # on the meta device
 

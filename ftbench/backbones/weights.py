@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen kinds, by format and damage
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            # What torch says of it is advice to read files that nobody can trust.
+            reason = "it is damaged, or holds more than tensors"
         raise WeightsError(
             f"{path} cannot be read as weights: {reason}; expected a .safetensors file, or a state "
             "dict that torch.save wrote"

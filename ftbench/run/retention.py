@@ -47,11 +47,15 @@ def find_retention(
     return Retention(source, backbone.source_head.to(device))
 
 
-def _among_its_classes(task: Task, source: SourceTask, family: BackboneFamily) -> SourceTask:
-    """Return a source of the user's with the source head's own labels, as the backbone takes it.
+def check_source(task: Task, family: BackboneFamily) -> None:
+    """Raise SpecError where a task names a source whose classes the source head does not have."""
+    source = task.source()
+    if isinstance(source, SourceTask) and source.classes:
+        _places_of_classes(task, source, family)
 
-    SpecError for classes that the head does not have.
-    """
+
+def _places_of_classes(task: Task, source: SourceTask, family: BackboneFamily) -> list[int]:
+    """Return which output of the source head each class of the source is."""
     classes = family.source_classes()
     if not classes:
         raise SpecError(
@@ -66,7 +70,12 @@ def _among_its_classes(task: Task, source: SourceTask, family: BackboneFamily) -
             f"'{family.label}' ({', '.join(strange[:5])}"
             f"{did_you_mean(strange[0], classes)}); rename their folders, or leave them out"
         )
-    labels = torch.tensor([indices[name] for name in source.classes])
+    return [int(indices[name] or 0) for name in source.classes]
+
+
+def _among_its_classes(task: Task, source: SourceTask, family: BackboneFamily) -> SourceTask:
+    """Return a source of the user's with the source head's own labels, as the backbone takes it."""
+    labels = torch.tensor(_places_of_classes(task, source, family))
 
     def relabelled(examples: Examples) -> Examples:
         targets = labels[examples.targets]  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from ftbench.plugins import Catalogue, Resolved
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import Mixing
 from ftbench.recipes.presets import recipe_at
+from ftbench.run.retention import check_source
 from ftbench.strategy import Strategy
 from ftbench.task import Task, pool_strata, require_offer, require_rows
 
@@ -57,7 +58,10 @@ def check_pairs(
     backbones: Sequence[Resolved[BackboneFamily]],
     catalogue: Catalogue,
 ) -> None:
-    """Raise SpecError for a task and a backbone that do not fit, naming what would fit each."""
+    """Raise SpecError for a task and a backbone that do not fit, naming what would fit each.
+
+    One that names a source whose classes the backbone does not have is among them.
+    """
     for task in tasks:
         for backbone in backbones:
             with catalogue.naming("backbone", backbone.component.name):
@@ -71,6 +75,7 @@ def check_pairs(
                 if problem:
                     hint = _fitting(task.component, backbone.component, catalogue)
                     raise SpecError(f"{problem}{hint}")
+                check_source(task.component, backbone.component)
 
 
 def _image_problem(task: Task, family: BackboneFamily) -> str:

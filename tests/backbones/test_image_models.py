@@ -141,6 +141,9 @@ def test_wrong_weights_say_what_does_not_fit(weights):
         family(f"torchvision/resnet34(weights='{weights}', size=32)").build(pretrained=True)
     with pytest.raises(WeightsError, match=r"mine\.pth does not fit timm/resnet34: \d+ of the"):
         family(f"timm/resnet34(weights='{weights}', size=32)").build(pretrained=True)
+    for name in ("torchvision/resnet34", "timm/resnet34"):  # as a sweep is planned
+        with pytest.raises(WeightsError, match=r"mine\.pth does not fit"):
+            family(f"{name}(weights='{weights}', size=32)").fingerprint()
 
 
 def test_without_file_and_network_the_error_names_file_place_and_option(tmp_path):
