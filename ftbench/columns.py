@@ -175,6 +175,12 @@ COLUMNS: tuple[Column, ...] = (
         "for a GPU or for another program costs none",
     ),
     _cost(
+        "saved_seconds",
+        "saved (s)",
+        "s",
+        "of training, what was there already: computed by an earlier run that shares it",
+    ),
+    _cost(
         "step_seconds",
         "one step (s)",
         "s",

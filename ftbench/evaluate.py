@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from ftbench.answers import refusal, require, require_number
 from ftbench.columns import is_taken
 from ftbench.errors import FtbenchError
-from ftbench.predictions import joined, predict, predictions
+from ftbench.predictions import Batched, joined, predict, predictions
 from ftbench.task import Examples, Task
 
 Score = TypeVar("Score")
@@ -21,7 +21,7 @@ Score = TypeVar("Score")
 
 @torch.inference_mode()
 def outcomes_of(
-    task: Task, model: nn.Module, examples: Examples, *, predicted: bool = False
+    task: Task, model: nn.Module, examples: Batched, *, predicted: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the task's outcomes on all examples, and the part of them that is kept.
 
@@ -56,7 +56,7 @@ def _one_a_row(task: Task, method: str, answer: object, rows: int) -> dict[str, 
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, examples: Examples, score: Callable[[Any, Any], Score]) -> Score:
+def evaluate(model: nn.Module, examples: Batched, score: Callable[[Any, Any], Score]) -> Score:
     """Return ``score`` of the model's outputs and the targets of all examples."""
     return score(*predict(model, examples))
 

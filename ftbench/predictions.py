@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils import _pytree
 
-from ftbench.task import Examples
+from ftbench.task import Batch
 
 BATCH = 256
 
 
+class Batched(Protocol):
+    """Rows that can be batched by index: examples, or what flows out of a model's first stages."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Return the inputs and targets of ``rows``, in that order."""
+
+
 def predictions(
-    model: nn.Module, examples: Examples, batch_size: int = BATCH
+    model: nn.Module, examples: Batched, batch_size: int = BATCH
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (outputs, targets) batch by batch, in order; the model is left in eval mode."""
     model.eval()
@@ -26,7 +37,7 @@ def predictions(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, examples: Examples, batch_size: int = BATCH) -> tuple[Any, Any]:
+def predict(model: nn.Module, examples: Batched, batch_size: int = BATCH) -> tuple[Any, Any]:
     """Return (outputs, targets) over all examples, in order, without gradients.
 
     The model is left in eval mode.

@@ -41,6 +41,8 @@ class Augmentation(Component[OptionsT]):
     """Base of an augmentation: another view of each training row, on the run's device."""
 
     kind: ClassVar[str] = "augmentation"
+    varies: ClassVar[bool] = True
+    """False: a row looks the same at every step, as in prediction."""
 
     def augment(
         self, inputs: Any, *, size: tuple[int, int] | None = None, seed: int, step: int

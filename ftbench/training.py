@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class TaskLoss:
         return task.loss(outputs, targets)
 
 
+Share = Callable[
+    [str, Callable[[], Mapping[str, Tensor]], str, Mapping[str, Any]], Mapping[str, Tensor]
+]
+
+
 @dataclass(frozen=True)
 class Data:
     """What a strategy may look at; nothing in it leads to the test set.
@@ -52,6 +57,26 @@ class Data:
     generator: torch.Generator
     source_head: nn.Module | None = None
     """The head that the backbone was pre-trained with, a copy; None for random weights."""
+    _share: Share | None = field(default=None, repr=False)
+
+    def shared(
+        self,
+        name: str,
+        make: Callable[[], Mapping[str, Tensor]],
+        *,
+        rows: Literal["training", "source"] = "training",
+        **options: Any,
+    ) -> dict[str, Tensor]:
+        """Return the tensors that ``make`` makes, or that it made in an earlier run like this one.
+
+        For what is the same in many runs of a sweep and takes long: a Fisher, say, features, class
+        means. It may depend on the weights of the stages as they are now, on ``source_head``, on
+        the inputs and targets of ``rows``, and on ``options``, JSON values of which nothing may be
+        forgotten; never on the head, the seed or ``generator``. Called in ``prepare``. The tensors
+        are on the run's device, and copies; the record counts what making them took.
+        """
+        made = make() if self._share is None else self._share(name, make, rows, options)
+        return dict(made)
 
     def predict(self, module: nn.Module, examples: Examples) -> tuple[Any, Any]:
         """Return outputs and targets of all rows, in batches, in eval mode, without gradients.

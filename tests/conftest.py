@@ -24,6 +24,7 @@ def profile_of(config):
 def pytest_configure(config):
     torch.set_num_threads(1)
     # What tests keep is in the checkout, where `make clean` finds it, not in the user's folders.
+    os.environ.setdefault("FTBENCH_WORKERS", "0")  # a test that wants processes asks for them
     for name, folder in (("FTBENCH_CACHE", "operators"), ("MPLCONFIGDIR", "matplotlib")):
         os.environ.setdefault(name, str(ROOT / "build" / "tests-cache" / folder))
     # No deadline: an example that another process holds up for 0.2 s is no failure.

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import ftbench
-from ftbench.backbone import Backbone, Model
+from ftbench.backbone import Model
 from ftbench.run import drift as drifts
-from ftbench.run.drift import measure_drift
+from ftbench.run.drift import drift_rows, measure_drift, source_answers
 from tests.tiny import TinyNet, TinyTask
 
 
@@ -26,11 +26,10 @@ def stages():
 
 def made(change=0.0):
     head = nn.Linear(5, 3)
-    untouched = Backbone(stages(), head)
     model = Model(stages(), nn.Linear(5, 2))
     with torch.no_grad():
         model.stages[0].weight.add_(change)
-    return model, head, untouched
+    return model, head
 
 
 def examples(rows=40):
@@ -38,13 +37,24 @@ def examples(rows=40):
     return ftbench.TensorExamples(inputs, torch.zeros(rows, dtype=torch.int64))
 
 
+class Uncached:
+    """Knows no rows behind any stage."""
+
+    def evaluated(self, role):
+        assert role == "drift"
+
+
+def answers(change, head, few):
+    torch.manual_seed(0)
+    return source_answers(made(change)[0], head, few, Uncached())
+
+
 def test_it_is_the_mean_divergence_and_the_share_of_equal_answers():
-    model, head, untouched = made(0.3)
-    found = measure_drift(model, head, untouched, examples())
+    _, head = made()
     inputs = examples().inputs
-    with torch.no_grad():
-        before = nn.Sequential(*(s for _, s in untouched.stages), head)(inputs)
-        after = nn.Sequential(*model.stages, head)(inputs)
+    before, after = (nn.Sequential(*made(c)[0].stages, head)(inputs).detach() for c in (0, 0.3))
+    few = examples()
+    found = measure_drift(answers(0, head, few), answers(0.3, head, few))
     logs = [values.double().log_softmax(1) for values in (after, before)]
     expected = torch.nn.functional.kl_div(*logs, log_target=True, reduction="batchmean")
     assert found.divergence == pytest.approx(float(expected), rel=1e-5)
@@ -54,27 +64,24 @@ def test_it_is_the_mean_divergence_and_the_share_of_equal_answers():
     assert found.rows == 40
 
 
-def test_weights_that_did_not_move_are_not_predicted_with(monkeypatch):
-    model, head, untouched = made()
-    monkeypatch.setattr(drifts, "predictions", None)
-    found = measure_drift(model, head, untouched, examples())
+def test_equal_answers_have_not_drifted():
+    _, head = made()
+    found = measure_drift(answers(0, head, examples()), answers(0, head, examples()))
     assert (found.divergence, found.agreement) == (0.0, 1.0)
 
 
 def test_no_more_rows_than_a_thousand_and_the_same_ones_always(monkeypatch):
     monkeypatch.setattr(drifts, "DRIFT_ROWS", 10)
-    model, head, untouched = made(0.3)
-    first = measure_drift(model, head, untouched, examples(500))
-    assert first.rows == 10
-    assert measure_drift(model, head, untouched, examples(500)) == first
-    few = examples(500).subset(np.sort(ftbench.rng.permutation(500, "drift rows")[:10]))
-    assert measure_drift(model, head, untouched, few).divergence == pytest.approx(first.divergence)
+    few = drift_rows(examples(500))
+    assert len(few) == 10
+    assert torch.equal(drift_rows(examples(500)).inputs, few.inputs)
+    rows = np.sort(ftbench.rng.permutation(500, "drift rows")[:10])
+    assert torch.equal(few.inputs, examples(500).inputs[rows])
 
 
 def test_answers_that_are_no_logits_have_no_drift():
-    model, _, untouched = made(0.3)
     tall = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)))
-    assert measure_drift(model, tall, Backbone(untouched.stages, tall), examples()) is None
+    assert answers(0.3, tall, examples()) is None
 
 
 def test_runs_without_a_source_task_have_it_and_those_with_one_have_retention(tiny_run):

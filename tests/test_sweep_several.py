@@ -152,14 +152,14 @@ def test_records_that_another_sweep_wrote_meanwhile_are_seen(tmp_path, catalogue
 CARRIED = """
 import json, pickle, sys
 work, runs = pickle.load(sys.stdin.buffer)
-records = [work(run, lambda step, total: None) for run in runs]
+records = [work(run, lambda step, total: None, "cpu") for run in runs]
 print(json.dumps([[r.status, r.message, r.scores] for r in records]))
 """
 
 
 def test_work_gives_the_same_scores_in_a_process_of_its_own(tmp_path, both):
     runs = expand(several(seeds=(3,)), both)
-    work = RunWork("cpu", None, shares_device=False, shares_process=False, catalogue=both)
+    work = RunWork(None, shares_device=False, shares_process=False, catalogue=both)
     done = subprocess.run(
         [sys.executable, "-c", CARRIED],
         input=pickle.dumps((work, runs)),
@@ -168,7 +168,7 @@ def test_work_gives_the_same_scores_in_a_process_of_its_own(tmp_path, both):
         check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    here = [work(run, lambda step, total: None) for run in runs]
+    here = [work(run, lambda step, total: None, "cpu") for run in runs]
     assert found == [[r.status, r.message, dict(r.scores)] for r in here]
     assert {status for status, _, _ in found} == {"ok"}
 
@@ -185,8 +185,8 @@ def test_a_plugin_that_cannot_travel_is_named():
 def test_the_executor_says_what_runs_share(catalogue):
     [run] = expand(tiny_sweep(strategies=("full",)), catalogue)
     alone, shared = (
-        RunWork("cpu", None, shares_device=s, shares_process=s, catalogue=catalogue)(
-            run, lambda step, total: None
+        RunWork(None, shares_device=s, shares_process=s, catalogue=catalogue)(
+            run, lambda step, total: None, "cpu"
         )
         for s in (Serial.shares_device, True)
     )

@@ -104,6 +104,14 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Any spec key, say recipe.optimizer=sgd."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Results directory.")] = DEFAULT_OUT,
+    workers: Annotated[
+        str,
+        typer.Option(
+            envvar="FTBENCH_WORKERS",
+            help="Processes that carry out runs: auto (one on each GPU or CPU core), a number, or "
+            "0 for none but this one.",
+        ),
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
     ] = False,
@@ -134,7 +142,9 @@ def sweep(
         settings=settings or [],
     )
     raise typer.Exit(
-        sweeping.sweep(spec, overrides, out, retry=retry, dry_run=dry_run, quick=quick)
+        sweeping.sweep(
+            spec, overrides, out, retry=retry, workers=workers, dry_run=dry_run, quick=quick
+        )
     )
 
 

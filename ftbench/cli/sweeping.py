@@ -18,6 +18,7 @@ from ftbench.errors import SpecError
 from ftbench.images import images_folder, megabytes, reporting
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
+from ftbench.sweep.places import parse_workers
 
 
 def overrides(
@@ -69,11 +70,13 @@ def sweep(
     out: Path,
     *,
     retry: str | None,
+    workers: str,
     dry_run: bool,
     quick: bool,
 ) -> int:
     """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
     spec = config.load_spec(path, changes, defaults=config.QUICK if quick else None)
+    count = parse_workers(workers)
     statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
     tables.choose_format(None)  # before the training: a conflict of formats is known at once
     progress = make_progress()
@@ -83,7 +86,7 @@ def sweep(
                 _print_plan(spec, out, statuses)
             return 0
         with progress, reporting(progress.images):
-            plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress)
+            plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress, workers=count)
     except SpecError as error:
         raise SpecError(f"{path}: {error}" if path else str(error)) from error
     except KeyboardInterrupt:

@@ -2,5 +2,6 @@
 
 from ftbench.executors.contract import Executor, Listener, Work
 from ftbench.executors.serial import Serial
+from ftbench.executors.workers import Workers
 
-__all__ = ["Executor", "Listener", "Serial", "Work"]
+__all__ = ["Executor", "Listener", "Serial", "Work", "Workers"]

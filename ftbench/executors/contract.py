@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from ftbench.records import RunRecord, RunSpec
+from ftbench.records import RunRecord, RunSpec, Status
 
 OnStep = Callable[[int, int], None]
 
@@ -13,8 +13,18 @@ OnStep = Callable[[int, int], None]
 class Work(Protocol):
     """Makes a run's record. It is frozen and can be pickled, so that it can go to any process."""
 
-    def __call__(self, run: RunSpec, on_step: OnStep) -> RunRecord:
-        """Return the record of ``run``; ``on_step`` hears a step and how many there are."""
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long a run may take before whoever carries it out ends it."""
+
+    def __call__(self, run: RunSpec, on_step: OnStep, place: str) -> RunRecord:
+        """Return the record of ``run``, carried out on the device ``place``.
+
+        ``on_step`` hears a step and how many there are.
+        """
+
+    def lost(self, run: RunSpec, place: str, status: Status, message: str) -> RunRecord:
+        """Return the record of a run that was carried out on ``place`` and left none."""
 
 
 class Listener(Protocol):

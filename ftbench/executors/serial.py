@@ -10,13 +10,16 @@ from ftbench.records import RunRecord, RunSpec
 
 
 class Serial:
-    """Runs have the process to themselves, so they share nothing."""
+    """Runs have the process and the device ``place`` to themselves, so they share nothing."""
 
     shares_device = False
     shares_process = False
+
+    def __init__(self, place: str) -> None:
+        self._place = place
 
     def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
         """Yield each run's record as it ends, in order; nothing runs before it is asked for."""
         for run in runs:
             listener.started(run)
-            yield work(run, functools.partial(listener.stepped, run))
+            yield work(run, functools.partial(listener.stepped, run), self._place)

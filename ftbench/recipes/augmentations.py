@@ -23,6 +23,7 @@ class NoAugmentation(Augmentation):
 
     name = "none"
     version = "1"
+    varies = False
 
     def augment(
         self, inputs: Any, *, size: tuple[int, int] | None = None, seed: int, step: int

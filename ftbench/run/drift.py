@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ftbench import rng
-from ftbench.backbone import Backbone, Model
-from ftbench.predictions import predictions
+from ftbench.backbone import Model
+from ftbench.predictions import BATCH, predictions
+from ftbench.run.prefixes import Prefixes
 from ftbench.task import Examples
 
 DRIFT_ROWS = 1_000  # of the test set, drawn once for a task: the same for every run
@@ -26,57 +26,46 @@ class Drift:
     rows: int
 
 
-def drift_from(
-    model: Model, head: nn.Module, build: Callable[[], Backbone], test: Examples, device: str
-) -> Drift | None:
-    """Return :func:`measure_drift` against the backbone that ``build`` makes.
-
-    It is made anew rather than copied beforehand: while a run trains, nothing more is held.
-    """
-    untouched = build()
-    if untouched.source_head is None:
-        return None
-    for module in (*(stage for _, stage in untouched.stages), untouched.source_head):
-        module.to(device)
-    return measure_drift(model, head, untouched, test)
+def drift_rows(test: Examples) -> Examples:
+    """Return the test rows that drift is measured on: up to 1,000."""
+    rows = np.sort(rng.permutation(len(test), "drift rows")[:DRIFT_ROWS])
+    return test.subset(rows)
 
 
 @torch.inference_mode()
-def measure_drift(
-    model: Model, head: nn.Module, untouched: Backbone, test: Examples
-) -> Drift | None:
-    """Return how the stages with the source head answer, against the untouched backbone.
+def source_answers(
+    model: Model, head: nn.Module | None, few: Examples, prefixes: Prefixes
+) -> Tensor | None:
+    """Return what the stages with the source head answer to some rows, logits (N, K).
+
+    None where the head's answers are no logits.
+    """
+    assert head is not None  # who asks has one
+    flows = prefixes.evaluated("drift")
+    depth = 0 if flows is None else flows.depth
+    whole = nn.Sequential(*model.stages[depth:], head)
+    found = []
+    for answers, _ in predictions(whole, few if flows is None else flows):
+        if not _are_logits(answers):
+            return None
+        found.append(answers)
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def measure_drift(before: Tensor, after: Tensor | None) -> Drift:
+    """Return how the source head's answers moved from those of the untouched backbone.
 
     Whole answers are compared, so no label of the source is needed: forgetting can be seen without
-    the source's data. Up to 1,000 test inputs are predicted by both. None where the head's answers
-    are no logits (N, K).
+    the source's data. Equal ones are exactly 0 and 1.
     """
-    rows = np.sort(rng.permutation(len(test), "drift rows")[:DRIFT_ROWS])
-    if _same_weights(model, untouched):
-        return Drift(0.0, 1.0, len(rows))
-    assert untouched.source_head is not None  # who asks has one
-    few = test.subset(rows)
-    before = nn.Sequential(*(stage for _, stage in untouched.stages), untouched.source_head)
-    after = nn.Sequential(*model.stages, head)
-    divergence, same = 0.0, 0
-    for (first, _), (second, _) in zip(
-        predictions(before, few), predictions(after, few), strict=True
-    ):
-        if not _are_logits(first):
-            return None
-        divergence += float(_divergences(first, second).sum())
-        same += int((first.argmax(dim=1) == second.argmax(dim=1)).sum())
-    return Drift(divergence / len(rows), same / len(rows), len(rows))
-
-
-def _same_weights(model: Model, untouched: Backbone) -> bool:
-    """Return whether every tensor of the stages is what it was, and so every answer."""
-    now = model.stages.state_dict()
-    stages = nn.ModuleList(stage for _, stage in untouched.stages)
-    then = stages.state_dict()
-    return now.keys() == then.keys() and all(
-        torch.equal(now[name], value) for name, value in then.items()
-    )
+    assert after is not None  # as before training
+    divergence = 0.0
+    if not torch.equal(before, after):
+        parts = zip(before.split(BATCH), after.split(BATCH), strict=True)
+        divergence = sum(float(_divergences(first, second).sum()) for first, second in parts)
+    same = int((before.argmax(dim=1) == after.argmax(dim=1)).sum())
+    return Drift(divergence / len(before), same / len(before), len(before))
 
 
 def _are_logits(answers: object) -> bool:

@@ -12,7 +12,7 @@ import torch
 from ftbench import environment, ops
 from ftbench.outcomes import Keep
 from ftbench.plugins import Catalogue
-from ftbench.records import RunRecord, RunSpec, labels_of, utc_now
+from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.run.failures import failure
 from ftbench.run.isolation import isolated_execution
 from ftbench.run.work import carry_out, make_parts
@@ -40,15 +40,7 @@ def run_one(
     """
     started = time.perf_counter()
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    record = RunRecord(
-        key=spec.key,
-        status="ok",
-        message="",
-        identity=spec.identity(),
-        labels=labels_of(spec),
-        started_at=utc_now(),
-        environment=environment.machine(),
-    )
+    record = _begun(spec)
     try:
         record = replace(record, environment=_environment(spec, catalogue, device))
         with isolated_execution(spec, device):
@@ -60,6 +52,18 @@ def run_one(
     except (Exception, SystemExit) as error:
         record = replace(record, **failure(error))
     return replace(record, run_seconds=time.perf_counter() - started)
+
+
+def _begun(spec: RunSpec) -> RunRecord:
+    return RunRecord(
+        key=spec.key,
+        status="ok",
+        message="",
+        identity=spec.identity(),
+        labels=labels_of(spec),
+        started_at=utc_now(),
+        environment=environment.machine(),
+    )
 
 
 def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, Any]:
@@ -80,22 +84,29 @@ class RunWork:
     it is unpickled.
     """
 
-    device: str
     timeout_seconds: float | None
     shares_device: bool
     shares_process: bool
     catalogue: Catalogue
     keep: Keep = "outcomes"
 
-    def __call__(self, run: RunSpec, on_step: OnStep) -> RunRecord:
-        """Return the record of ``run``."""
+    def __call__(self, run: RunSpec, on_step: OnStep, place: str) -> RunRecord:
+        """Return the record of ``run``, carried out on the device ``place``."""
         return run_one(
             run,
             self.catalogue,
-            device=self.device,
+            device=place,
             timeout_seconds=self.timeout_seconds,
             on_step=on_step,
             shares_device=self.shares_device,
             shares_process=self.shares_process,
             keep=self.keep,
         )
+
+    def lost(self, run: RunSpec, place: str, status: Status, message: str) -> RunRecord:
+        """Return the record of a run that was carried out on ``place`` and left none."""
+        found = replace(_begun(run), status=status, message=message)
+        try:
+            return replace(found, environment=_environment(run, self.catalogue, place))
+        except Exception:  # what is known of the machine will do
+            return found

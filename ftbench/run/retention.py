@@ -16,9 +16,10 @@ from ftbench.backbone import Backbone, BackboneFamily, Model
 from ftbench.class_names import class_indices
 from ftbench.errors import SpecError, did_you_mean
 from ftbench.evaluate import evaluate
+from ftbench.run.prefixes import Prefixes
 from ftbench.run.ready import ready
 from ftbench.strategy import Strategy
-from ftbench.task import Examples, Source, SourceTask, Task, require_examples, require_rows
+from ftbench.task import Examples, Source, SourceTask, Task, require_examples
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,12 @@ def visible_head(head: nn.Module | None, model: Model) -> nn.Module | None:
 
 
 def source_accuracy(
-    task: Task, retention: Retention | None, model: Model, device: str
+    task: Task, retention: Retention | None, model: Model, prefixes: Prefixes
 ) -> float | None:
     """Return the accuracy of the stages with the source head on the rows held out for it."""
     if retention is None:
         return None
-    whole = nn.Sequential(*model.stages, retention.head)
-    held_out = require_rows(task, "source().held_out", retention.task.held_out, "to")
-    return evaluate(whole, held_out.to(device), scores.accuracy)
+    flows = prefixes.evaluated("held out")
+    depth = 0 if flows is None else flows.depth
+    whole = nn.Sequential(*model.stages[depth:], retention.head)
+    return evaluate(whole, prefixes.rows("held out") if flows is None else flows, scores.accuracy)

@@ -15,6 +15,7 @@ from torch import nn
 from ftbench import rng, subsets
 from ftbench.answers import require
 from ftbench.backbone import Backbone, BackboneFamily, Model, parameter_count
+from ftbench.cache import shared_shelf
 from ftbench.errors import DivergedError, FtbenchError
 from ftbench.evaluate import checked_scores, outcomes_of, refuse_neighbours
 from ftbench.memory import PeakMemory
@@ -25,8 +26,9 @@ from ftbench.plugins.recipe import remake_recipe
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
-from ftbench.run.drift import Drift, drift_from
+from ftbench.run.drift import drift_rows, measure_drift, source_answers
 from ftbench.run.isolation import wait_for
+from ftbench.run.prefixes import Known, Prefixes, machine
 from ftbench.run.ready import ready
 from ftbench.run.retention import (
     Retention,
@@ -35,17 +37,18 @@ from ftbench.run.retention import (
     visible_head,
     visible_source,
 )
+from ftbench.stopwatch import Seconds, Stopwatch
 from ftbench.strategy import Strategy
+from ftbench.subsets import Rows
 from ftbench.task import Examples, Task, pool_strata, require_offer, require_rows
 from ftbench.train import (
-    Seconds,
-    Stopwatch,
     TrainingLog,
     check_declared,
     check_features,
     rehearse_optimizer,
     train,
 )
+from ftbench.train.prefix import Tail
 from ftbench.training import Data, TaskLoss
 
 
@@ -68,6 +71,8 @@ class Budget:
 
     training: Examples
     validation: Examples | None
+    rows: Rows  # of the pool, those that train
+    held_rows: Rows  # of the pool, those that are held back
     fingerprint: str
     pool_rows: int
     overlap: float  # expected share of rows in common with another seed's
@@ -78,7 +83,8 @@ class Costs:
     """What preparing, training and finishing took together."""
 
     log: TrainingLog
-    seconds: Seconds
+    seconds: Seconds  # as if nothing had been there already
+    saved: Seconds  # of those, what was there
     peak_bytes: int | None
 
 
@@ -124,19 +130,24 @@ def carry_out(
     model = _build_model(parts, backbone, offer)
     retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
     _check_features(parts, model, offer, retention, budget)
-    before = source_accuracy(parts.task, retention, model, parts.device)
+    test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
+    test_here = test.to(parts.device)
     source_head = backbone.source_head if parts.strategy.pretrained else None
     kept = _Kept(retention, None if source_head is None else source_head.to(parts.device))
-    costs, scored = _fine_tune(parts, model, budget, kept, deadline, on_step)
+    few = drift_rows(test_here) if _drifts(model, kept) else None
+    prefixes = _prefixes(parts, model, budget, retention, test_here, few)
+    before = source_accuracy(parts.task, retention, model, prefixes)
+    answers = None if few is None else source_answers(model, kept.source_head, few, prefixes)
+    costs, scored = _fine_tune(parts, model, budget, kept, prefixes, deadline, on_step)
     with rng.isolated(parts.spec.seed, "neighbours"):
         refuse_neighbours(scored, budget.training, parts.strategy.name)
-    test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
-    results, outcomes, predicted = _scores(parts, scored, test.to(parts.device), keep)
-    drift = _drift(parts, model, kept, test.to(parts.device))
-    if drift is not None:
+    results, outcomes, predicted = _scores(parts, scored, test_here, prefixes, keep)
+    drift = None
+    if answers is not None and few is not None:
+        drift = measure_drift(answers, source_answers(model, kept.source_head, few, prefixes))
         results |= {"drift_kl": drift.divergence, "drift_agreement": drift.agreement}
     if before is not None:
-        after = source_accuracy(parts.task, retention, model, parts.device)
+        after = source_accuracy(parts.task, retention, model, prefixes)
         assert after is not None  # as before training
         results |= {"source_accuracy_before": before, "source_accuracy_after": after}
     _refuse_nonfinite(results)
@@ -161,16 +172,20 @@ def draw_budget(parts: Parts) -> Budget:
     strata = pool_strata(parts.task)
     rows = subsets.draw(strata, size, seed)
     chosen = ready(pool.subset(rows), parts.family)
-    training, validation = chosen, None
+    training, validation, held_rows = chosen, None, rows[:0]
+    drawn = rows
     if parts.recipe.patience is not None or parts.strategy.validates:
         share = parts.recipe.validation_share
         groups = getattr(chosen, "groups", None)
         kept, held = subsets.split_validation(strata[rows], share, seed, groups)
         training, validation = chosen.subset(kept), chosen.subset(held).to(parts.device)
+        rows, held_rows = drawn[kept], drawn[held]
     return Budget(
         training=training.to(parts.device),
         validation=validation,
-        fingerprint=subsets.fingerprint(rows),
+        rows=rows,
+        held_rows=held_rows,
+        fingerprint=subsets.fingerprint(drawn),
         pool_rows=len(pool),
         overlap=subsets.expected_overlap(strata, size),
     )
@@ -196,11 +211,54 @@ class _Kept:
     source_head: nn.Module | None
 
 
-def _drift(parts: Parts, model: Model, kept: _Kept, test: Examples) -> Drift | None:
-    """Return how far the source head's answers moved; None where the source itself is scored."""
-    if kept.retention is not None or kept.source_head is None or kept.source_head is model.head:
-        return None
-    return drift_from(model, kept.source_head, lambda: _build_backbone(parts), test, parts.device)
+def _drifts(model: Model, kept: _Kept) -> bool:
+    """Return whether the source head's answers are compared: where the source is not scored."""
+    head = kept.source_head
+    return kept.retention is None and head is not None and head is not model.head
+
+
+def _prefixes(
+    parts: Parts,
+    model: Model,
+    budget: Budget,
+    retention: Retention | None,
+    test: Examples,
+    few: Examples | None,
+) -> Prefixes:
+    """Return what knows the rows of a run behind leading stages."""
+    spec, identity = parts.spec, parts.spec.identity()
+    # What at_seed() redraws is another task for each seed.
+    redrawn = type(parts.task).at_seed is not Task.at_seed
+    task = {"task": identity["task"], "seed": spec.seed if redrawn else None}
+    known = {
+        "test": Known(test, {**task, "role": "test"}),
+        "training": Known(budget.training, {**task, "pool": subsets.fingerprint(budget.rows)}),
+    }
+    if parts.recipe.total_steps(len(budget.training)) * min(
+        parts.recipe.batch_size, len(budget.training)
+    ) < len(budget.training):
+        del known["training"]  # most rows are never seen
+    if budget.validation is not None:
+        held = subsets.fingerprint(budget.held_rows)
+        known["validation"] = Known(budget.validation, {**task, "pool": held})
+    if retention is not None:
+        held_out = require_rows(parts.task, "source().held_out", retention.task.held_out, "to")
+        known["held out"] = Known(held_out.to(parts.device), {**task, "role": "held out"})
+        known["source"] = Known(retention.task.samples, {**task, "role": "source"})
+    if few is not None:
+        known["drift"] = Known(few, {**task, "role": "drift"})
+    return Prefixes(
+        model,
+        shared_shelf(),
+        about={
+            "backbone": identity["backbone"],
+            "machine": machine(parts.device, spec.threads, deterministic=spec.deterministic),
+        },
+        known=known,
+        precision=parts.recipe.precision,
+        device=parts.device,
+        seed=spec.seed,
+    )
 
 
 def _build_backbone(parts: Parts) -> Backbone:
@@ -259,6 +317,7 @@ def _fine_tune(
     model: Model,
     budget: Budget,
     kept: _Kept,
+    prefixes: Prefixes,
     deadline: float | None,
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[Costs, nn.Module]:
@@ -266,14 +325,16 @@ def _fine_tune(
     # What the harness copies and loads for itself comes before clock and memory start.
     rehearse_optimizer(parts.made.optimizer, parts.device)
     generator = torch.Generator(parts.device)
-    data = _visible(parts, budget, kept, model, generator)
+    data = _visible(parts, budget, kept, model, generator, prefixes)
     generator.manual_seed(rng.torch_seed(parts.spec.seed, "strategy", "prepare"))
     wait_for(parts.device)
+    saved_before = shared_shelf().saved
     peak, watch = PeakMemory(parts.device), Stopwatch()
     parts.strategy.prepare(model, data)
     model.extras.to(parts.device)
     wait_for(parts.device)
     prepare = watch.read()
+    prefixes.settle()
     peak.mark()  # the warm-up that comes now is no part of the run
     del data  # its memory is the strategy's where it keeps it, and else nobody's
     log = train(
@@ -286,12 +347,15 @@ def _fine_tune(
         loss=parts.task.loss,
         seed=parts.spec.seed,
         generator=generator,
+        prefixes=prefixes,
         deadline=deadline,
         on_ready=peak.skip,
         on_step=on_step,
     )
+    prefixes.check(parts.strategy.name)
     finish, scored = _finish(parts, model, budget, kept, generator)
-    costs = Costs(log, prepare + log.loop + finish, peak.peak_bytes())
+    saved = shared_shelf().saved - saved_before
+    costs = Costs(log, prepare + log.loop + finish + saved, saved, peak.peak_bytes())
     model.extras.clear()
     return costs, scored
 
@@ -323,6 +387,7 @@ def _visible(
     kept: _Kept,
     model: Model,
     generator: torch.Generator,
+    prefixes: Prefixes | None = None,
 ) -> Data:
     """Return what the strategy may look at."""
     return Data(
@@ -332,6 +397,7 @@ def _visible(
         source_head=visible_head(kept.source_head, model),
         loss=TaskLoss(parts.task),
         generator=generator,
+        _share=None if prefixes is None else prefixes.shared,
     )
 
 
@@ -344,13 +410,19 @@ class Predicted:
 
 
 def _scores(
-    parts: Parts, model: nn.Module, test: Examples, keep: Keep
+    parts: Parts, model: nn.Module, test: Examples, prefixes: Prefixes, keep: Keep
 ) -> tuple[dict[str, float], Outcomes, Predicted]:
     """Return the scores on the test set and the kept outcomes."""
-    watch = Stopwatch()
-    outcomes, kept = outcomes_of(parts.task, model, test, predicted=keep == "predictions")
+    predicts = keep == "predictions"
+    saved, watch = shared_shelf().saved, Stopwatch()
+    flows = prefixes.evaluated("test") if isinstance(model, Model) else None
+    if flows is not None and isinstance(model, Model):
+        tail = Tail(model, flows.depth)
+        outcomes, kept = outcomes_of(parts.task, tail, flows, predicted=predicts)
+    else:
+        outcomes, kept = outcomes_of(parts.task, model, test, predicted=predicts)
     wait_for(parts.device)
-    predicted = Predicted(len(test), watch.read())
+    predicted = Predicted(len(test), watch.read() + (shared_shelf().saved - saved))
     scored = checked_scores(parts.task, parts.task.score(outcomes))
     return scored, {name: values.cpu().numpy() for name, values in kept.items()}, predicted
 
@@ -367,6 +439,7 @@ def _costs(
     return {
         "train_seconds": costs.seconds.wall,
         "train_cpu_seconds": costs.seconds.cpu,
+        "saved_seconds": costs.saved.wall,
         "step_seconds": costs.log.loop.wall / costs.log.steps,
         "predict_row_seconds": predicted.seconds.wall / predicted.rows,
         "peak_memory_bytes": None if shares_process else costs.peak_bytes,

@@ -39,6 +39,7 @@ class EWCOptions(StrategyOptions):
 class _FisherData:
     """What a Fisher is estimated from."""
 
+    rows: Literal["source", "training"]
     examples: Examples
     head: nn.Module
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
@@ -59,13 +60,25 @@ class EWC(Strategy[EWCOptions]):
         pretrained = nn.Sequential(*model.stages, found.head)
         names = {parameter: name for name, parameter in pretrained.named_parameters()}
         shared = list(model.shared_parameters().values())
-        fisher = diagonal_fisher(
-            pretrained,
-            batch.inputs,
+
+        def estimate() -> dict[str, Tensor]:
+            return diagonal_fisher(
+                pretrained,
+                batch.inputs,
+                parameters=[names[parameter] for parameter in shared],
+                labels=batch.targets if self.options.fisher == "empirical" else None,
+                loss=found.loss,
+                draw=found.draw,
+            )
+
+        # The same for every seed and size where it is of the source: its draws are always seed 0's.
+        fisher = data.shared(
+            "diagonal fisher",
+            estimate,
+            rows=found.rows,
+            samples=len(rows),
+            labels=self.options.fisher,
             parameters=[names[parameter] for parameter in shared],
-            labels=batch.targets if self.options.fisher == "empirical" else None,
-            loss=found.loss,
-            draw=found.draw,
         )
         self._penalty = QuadraticPenalty(
             shared,
@@ -82,7 +95,7 @@ class EWC(Strategy[EWCOptions]):
                     "ewc needs source samples: the task's source().samples holds no rows; "
                     "fisher_data='training' takes the run's own training inputs"
                 )
-            return _FisherData(source.samples, source.head, source.loss, source.draw)
+            return _FisherData("source", source.samples, source.head, source.loss, source.draw)
         if wanted == "source":
             raise SpecError(
                 "ewc(fisher_data='source') needs a source task: this task and backbone share none; "
@@ -99,7 +112,7 @@ class EWC(Strategy[EWCOptions]):
                 "fisher='true' draws them from the source head's predictions"
             )
         self.remark = "its Fisher is of the source head's predictions on the training inputs"
-        return _FisherData(data.training, data.source_head)
+        return _FisherData("training", data.training, data.source_head)
 
     def decays(self, stage: Stage) -> bool:
         """Return whether this is the head: decay to zero contradicts a pull to the start."""

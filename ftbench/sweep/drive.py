@@ -12,12 +12,13 @@ from pathlib import Path
 from ftbench import ops, plugins, store
 from ftbench.config import SweepSpec, to_toml
 from ftbench.errors import SpecError, StoreError
-from ftbench.executors import Executor, Listener, Serial
+from ftbench.executors import Executor, Listener
 from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
-from ftbench.run import RunWork, resolve_device
+from ftbench.run import RunWork
 from ftbench.sweep.decoding import undecoded
+from ftbench.sweep.places import WorkerCount, executor_for
 from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, plan_for
 
 _log = logging.getLogger("ftbench")
@@ -50,8 +51,13 @@ def run_sweep(
     retry: Iterable[Status] | str = DEFAULT_RETRY,
     catalogue: Catalogue | None = None,
     progress: Progress | None = None,
+    workers: WorkerCount = 0,
 ) -> Plan:
     """Run what is missing of the grid into the directory ``out``; return the plan as it ends.
+
+    ``workers`` is how many processes carry out runs, ``"auto"`` for one on each GPU or CPU core, 0
+    for none but this one. They import the caller's main module, so a script that asks for some
+    needs ``if __name__ == "__main__":`` around its own work.
 
     The plan carries the records. Each is on disk before the next run starts; a run of the plan that
     is not in its ``done`` has none. On an interrupt the derived files are written and
@@ -74,7 +80,8 @@ def run_sweep(
     with store.Store(directory, plan.held) as opened:
         opened.write_spec(to_toml(spec))
         drive = _Drive(opened, catalogue, progress or Progress())
-        return drive.run(plan.against(opened.records()), spec)
+        plan = plan.against(opened.records())
+        return drive.run(plan, spec, executor_for(spec, len(plan.pending), workers))
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,9 @@ class _Drive:
     catalogue: Catalogue
     progress: Progress
 
-    def run(self, plan: Plan, spec: SweepSpec, executor: Executor | None = None) -> Plan:
+    def run(self, plan: Plan, spec: SweepSpec, executor: Executor) -> Plan:
         """Carry out what is pending; return the plan with all records."""
-        executor = Serial() if executor is None else executor
         work = RunWork(
-            device=resolve_device(spec.device),
             timeout_seconds=spec.timeout_seconds,
             shares_device=executor.shares_device,
             shares_process=executor.shares_process,

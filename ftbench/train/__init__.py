@@ -1,9 +1,9 @@
 """The only training loop."""
 
+from ftbench.stopwatch import Seconds, Stopwatch
 from ftbench.train.loop import TrainingLog, train
 from ftbench.train.optimizer import rehearse_optimizer
 from ftbench.train.shapes import check_declared, check_features
-from ftbench.train.stopwatch import Seconds, Stopwatch
 
 __all__ = [
     "Seconds",

@@ -14,14 +14,15 @@ from ftbench.errors import DivergedError, RunTimeoutError
 from ftbench.predictions import predict
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
+from ftbench.stopwatch import Seconds, Stopwatch
 from ftbench.strategy import Strategy
 from ftbench.task import Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.history import History
 from ftbench.train.losses import Loss
+from ftbench.train.prefix import Flows, Prefixes, Tail
 from ftbench.train.statistics import Statistics
 from ftbench.train.steps import Passes, Steps
-from ftbench.train.stopwatch import Seconds, Stopwatch
 
 _CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
 
@@ -53,6 +54,7 @@ def train(
     seed: int,
     validation: Examples | None = None,
     generator: torch.Generator | None = None,
+    prefixes: Prefixes | None = None,
     deadline: float | None = None,
     on_ready: Callable[[], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -62,7 +64,8 @@ def train(
     ``made`` are the parts that ``recipe`` names; its head is the model's already.
 
     Early stopping needs ``validation`` and ``recipe.patience``. ``generator`` is the strategy's
-    own, which each backward pass points at its step. ``deadline`` is a value of
+    own, which each backward pass points at its step. ``prefixes`` knows what frozen stages make of
+    the rows; without it each step computes that. ``deadline`` is a value of
     ``time.monotonic()``. ``on_ready`` is called after the warm-up, when the clock starts.
     DivergedError where a loss, a penalty or a weight is not finite; RunTimeoutError past the
     deadline; FtbenchError for a strategy under which nothing can train, or that depends on
@@ -71,7 +74,7 @@ def train(
     """
     total_steps = recipe.total_steps(len(examples))
     draws = torch.Generator(next(model.parameters()).device) if generator is None else generator
-    steps = Steps(model, examples, strategy, recipe, made, loss, seed, draws)
+    steps = Steps(model, examples, strategy, recipe, made, loss, seed, draws, prefixes)
     stopping = EarlyStopping(recipe.patience) if recipe.patience and validation else None
     history = History(total_steps, next(model.parameters()).device, strategy.name)
 
@@ -92,7 +95,9 @@ def train(
             history.check()
         due = (step + 1) % recipe.validate_every == 0 or step + 1 == total_steps
         if stopping and validation and due:
-            validation_loss = _validation_loss(model, validation, steps.loss)
+            frozen = steps.freezer.frozen_stages
+            flows = prefixes.validation(frozen) if prefixes and frozen else None
+            validation_loss = _validation_loss(model, validation, flows, steps.loss)
             steps.freezer.set_modes()
             if stopping.should_stop(model, validation_loss, step + 1):
                 break
@@ -123,8 +128,11 @@ def _refuse_lateness(deadline: float | None, step: int, total_steps: int) -> Non
 
 
 @torch.inference_mode()
-def _validation_loss(model: Model, validation: Examples, loss: Loss) -> float:
-    outputs, targets = predict(model, validation)
+def _validation_loss(model: Model, validation: Examples, flows: Flows | None, loss: Loss) -> float:
+    if flows is None:
+        outputs, targets = predict(model, validation)
+    else:
+        outputs, targets = predict(Tail(model, flows.depth), flows)
     return float(loss(outputs, targets))
 
 

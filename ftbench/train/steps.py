@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
@@ -28,6 +30,7 @@ from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import build_optimizer, checked_factor, set_rates
 from ftbench.train.order import BatchOrder
 from ftbench.train.precision import Precision
+from ftbench.train.prefix import Flows, Prefixes, Rows
 from ftbench.train.statistics import Buffers, moving_modules
 from ftbench.training import Forward, Step
 
@@ -43,11 +46,13 @@ class Passes:
 
 @dataclass(frozen=True)
 class _Rows:
-    """A step's rows as the model sees them: augmented and mixed."""
+    """A step's rows as the model sees them: augmented and mixed, or behind its frozen stages."""
 
-    inputs: Any
+    see: Callable[[], Any]
     targets: Any
     plan: MixPlan | None
+    flow: Any = None  # what comes out of the first stages, where that is known
+    depth: int = 0  # how many
 
 
 class Steps:
@@ -63,6 +68,7 @@ class Steps:
         loss: Loss,
         seed: int,
         generator: torch.Generator,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self._model, self._examples, self.loss = model, examples, CheckedLoss(loss)
         self._strategy, self._recipe, self._made, self._seed = strategy, recipe, made, seed
@@ -73,6 +79,11 @@ class Steps:
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
         self._mixers: list[BatchMixer] = []
+        # What other views, or other rows, are mixed with differs from step to step.
+        varies = made.augmentation.varies or made.mixing.mixes
+        self._all_prefixes, self._prefixes = prefixes, None if varies else prefixes
+        self._flows: Flows | None = None
+        self._frozen = 0  # stages that were frozen when flows were looked for
         self.precision = Precision(recipe.precision, next(model.parameters()).device)
         self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
@@ -105,6 +116,8 @@ class Steps:
     def take(self, step: int) -> StepValues | None:
         """Take a step; return what it came to, or None where nothing trains in it."""
         self.freezer.apply(step / self._total)
+        if self._all_prefixes is not None:
+            self._all_prefixes.thaw(self.freezer.frozen_stages)
         if not self.freezer.anything_trains:
             return None
         factor = 1.0
@@ -129,6 +142,9 @@ class Steps:
     def _rows(self, step: int) -> tuple[_Rows, ...]:
         """Return the step's rows, in as many parts as the recipe accumulates gradients over."""
         rows, augmentation = self._order.batch(step), self._made.augmentation
+        flows = self._known_flows()
+        if flows is not None:
+            return self._flowing(flows, rows)
         stored = getattr(self._examples, "unprepared", None)
         if stored is None:
             batch = self._examples.batch(rows)
@@ -139,6 +155,35 @@ class Steps:
         views = augmentation.augment(batch.inputs, size=wanted.size, seed=self._seed, step=step)
         _require_size(augmentation.name, views, wanted)
         return self._parts(views, batch.targets, wanted, step)
+
+    def _known_flows(self) -> Flows | None:
+        """Return the rows behind the stages that are frozen now, where they need no computing."""
+        if self._prefixes is None:
+            return None
+        if self._frozen != self.freezer.frozen_stages:
+            self._frozen, self._flows = self.freezer.frozen_stages, None
+            if self._frozen:
+                self._flows = self._prefixes.training(self._frozen)
+        if self._flows is not None and not self._prefixes.still(self._flows.depth):
+            self._flows = self._prefixes = None  # the strategy writes to frozen stages
+        return self._flows
+
+    def _flowing(self, flows: Flows, rows: Rows) -> tuple[_Rows, ...]:
+        """Return the step's rows behind frozen stages; the inputs are made where one asks."""
+        count = min(self._recipe.accumulation, len(rows))
+        return tuple(
+            _Rows(
+                functools.partial(self._inputs, part),
+                flows.targets(part),
+                None,
+                flows.flow(part),
+                flows.depth,
+            )
+            for part in np.array_split(rows, count)
+        )
+
+    def _inputs(self, rows: Rows) -> Any:
+        return self._examples.batch(rows).inputs
 
     def _parts(
         self, views: Any, targets: Any, wanted: Preprocessing | None, step: int
@@ -151,7 +196,7 @@ class Steps:
             mixed, plan = (
                 mixer(inputs, draw) if wanted is None else mixer.normalised(inputs, wanted, draw)
             )
-            found.append(_Rows(mixed, labels, plan))
+            found.append(_Rows(functools.partial(_as_is, mixed), labels, plan))
         return tuple(found)
 
     def _mixer(self, index: int) -> BatchMixer:
@@ -251,9 +296,11 @@ class Steps:
 
     def forward(self, rows: _Rows, taken: _Taken) -> Forward:
         """Return a pass over some rows, with a gradient where they or what trains want one."""
-        frozen = 0 if _wants_gradient(rows.inputs) else self.freezer.frozen_stages
+        frozen = self.freezer.frozen_stages
+        if rows.flow is None and frozen and _wants_gradient(rows.see()):
+            frozen = 0
         with self.precision.forward():
-            stages = self._stages(rows.inputs, frozen)
+            stages = self._stages(rows, frozen)
             features = self._model.readout(stages[-1])
             outputs = self.precision.in_full(self._model.answer(features, rows.targets))
         smoothing = self._recipe.label_smoothing
@@ -265,20 +312,21 @@ class Steps:
             features=features,
             outputs=outputs,
             loss=self.loss(outputs, rows.targets, plan=rows.plan, smoothing=smoothing),
-            _inputs=lambda: rows.inputs,
+            _inputs=rows.see,
             _again=taken.again,
         )
 
-    def _stages(self, inputs: Any, frozen: int) -> list[Any]:
+    def _stages(self, rows: _Rows, frozen: int) -> list[Any]:
         """Return what each stage makes of the one before, None for frozen ones but the last."""
         found: list[Any] = [None] * frozen
+        flow = rows.see() if rows.flow is None else rows.flow
         with torch.no_grad():
-            for stage in self._model.stages[:frozen]:
-                inputs = stage(inputs)
+            for stage in self._model.stages[rows.depth : frozen]:
+                flow = stage(flow)
         for stage in self._model.stages[frozen:]:
-            inputs = stage(inputs)
-            found.append(inputs)
-        found[-1] = inputs
+            flow = stage(flow)
+            found.append(flow)
+        found[-1] = flow
         return found
 
     def statistics(self) -> Buffers:
@@ -291,7 +339,7 @@ class _Taken:
 
     def __init__(self, steps: Steps, step: int, parts: tuple[_Rows, ...]) -> None:
         self._steps, self.step, self._parts = steps, step, parts
-        counts = [_row_count(rows.inputs) for rows in parts]
+        counts = [_row_count(rows.targets) for rows in parts]
         self.shares = tuple(count / sum(counts) for count in counts)
         self._rows = parts[0]  # those of the pass that is under way
         self.forwards = 0
@@ -323,7 +371,7 @@ class _Taken:
 
     def again(self, inputs: Any) -> Forward:
         """Return an extra pass, which moves no statistics."""
-        found, wanted = (_row_count(values) for values in (inputs, self._rows.inputs))
+        found, wanted = (_row_count(values) for values in (inputs, self._rows.targets))
         if found != wanted:
             raise FtbenchError(
                 f"forward.again() was given {found} rows, and the batch has {wanted}, as many as "
@@ -331,7 +379,7 @@ class _Taken:
             )
         self._hold_statistics()
         self.forwards += 1
-        rows = _Rows(inputs, self._rows.targets, self._rows.plan)
+        rows = _Rows(functools.partial(_as_is, inputs), self._rows.targets, self._rows.plan)
         return self._steps.forward(rows, self)
 
     def _hold_statistics(self) -> None:
@@ -360,6 +408,10 @@ def _require_size(name: str, views: Any, wanted: Preprocessing) -> None:
 def _is_overridden(strategy: Strategy, method: str) -> bool:
     """Return whether a strategy has another method than the base class's."""
     return getattr(type(strategy), method) is not getattr(Strategy, method)
+
+
+def _as_is(inputs: Any) -> Any:
+    return inputs
 
 
 def _row_count(values: Any) -> int:

@@ -18,13 +18,14 @@ class Heard:
 def test_runs_go_one_by_one_in_order_each_announced_before_it_starts():
     heard = Heard()
 
-    def work(run, on_step):
+    def work(run, on_step, place):
+        assert place == "cpu"
         heard.events.append(("run", run.seed))
         on_step(1, 2)
         return run_record(seed=run.seed)
 
     runs = [run_spec(seed=seed) for seed in (2, 0, 1)]
-    for record in Serial().map(runs, work, heard):
+    for record in Serial("cpu").map(runs, work, heard):
         heard.events.append(("stored", record.identity["seed"]))
     assert heard.events == [
         event
@@ -35,14 +36,14 @@ def test_runs_go_one_by_one_in_order_each_announced_before_it_starts():
 
 def test_nothing_runs_before_its_record_is_asked_for():
     heard = Heard()
-    records = Serial().map([run_spec()], lambda run, on_step: run_record(), heard)
+    records = Serial("cpu").map([run_spec()], lambda run, on_step, place: run_record(), heard)
     assert heard.events == []
     next(records)
     assert len(heard.events) == 1
 
 
 def test_no_runs_give_no_records():
-    assert list(Serial().map([], lambda run, on_step: run_record(), Heard())) == []
+    assert list(Serial("cpu").map([], lambda run, on_step, place: run_record(), Heard())) == []
 
 
 def test_runs_in_turn_share_neither_device_nor_process():

@@ -17,6 +17,10 @@ class Seconds:
         """Return the seconds of both stretches."""
         return Seconds(self.wall + other.wall, self.cpu + other.cpu)
 
+    def __sub__(self, other: Seconds) -> Seconds:
+        """Return the seconds of this stretch without another that is part of it."""
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
 
 class Stopwatch:
     """Runs from its making."""

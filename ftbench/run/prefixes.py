@@ -1,0 +1,360 @@
+"""What frozen leading stages make of a run's rows: computed once, and shared with other runs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.utils import _pytree
+
+import ftbench
+from ftbench import environment, rng
+from ftbench.backbone import Model
+from ftbench.cache import Found, Shelf
+from ftbench.errors import FtbenchError
+from ftbench.predictions import BATCH
+from ftbench.task import Examples
+from ftbench.train.precision import Precision
+from ftbench.train.prefix import WHOLE, Flows, Rows
+from ftbench.train.statistics import untouched
+
+_SHARE = 0.25  # of a GPU's free memory that flows may take
+_EVALUATED = 1 << 30  # bytes of what is only predicted from: more is faster computed than read
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "ftbench")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Rows whose passage can be shared: what tells them from all others, as JSON values."""
+
+    examples: Examples
+    what: Mapping[str, Any]
+
+
+class Prefixes:
+    """Gives what leading stages make of the rows of a run, for as long as these stages are still.
+
+    A stage is still where the strategy left its modules as they were built (hooks and attributes
+    as well), and no value in it has changed since :meth:`settle`. Its values are part of the key,
+    so that other weights are other entries. ``known`` are rows by role: ``training``,
+    ``validation``, ``test``, ``drift``, of a source ``source`` (its samples) and ``held out``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        shelf: Shelf,
+        *,
+        about: Mapping[str, Any],
+        known: Mapping[str, Known],
+        precision: str,
+        device: str,
+        seed: int,
+    ) -> None:
+        self._model, self._shelf, self._device, self._seed = model, shelf, device, seed
+        self._about, self._known, self._precision = about, known, precision
+        self._built = [_structure(stage) for stage in model.stages]
+        self._moving = len(model.stages)  # the first stage that trains, or was seen not to be still
+        self.settle()
+
+    def settle(self) -> None:
+        """Take the stages as they are now for those that rows go through."""
+        self._tensors = [tuple(_tensors(stage)) for stage in self._model.stages]
+        self._versions = [_version(tensors) for tensors in self._tensors]
+        self._sums: list[tuple[int, ...]] = []  # of each stage's values, as far as asked for
+        self._given: dict[tuple[str, int], Flows] = {}
+
+    def check(self, strategy: str) -> None:
+        """Raise FtbenchError where values that rows went through changed without a trace."""
+        trained = max((depth for role, depth in self._given if role == "training"), default=0)
+        for index in range(trained):
+            if index < self._moving and _sums(self._model.stages[index]) != self._sums[index]:
+                name = self._model.stage_names[index]
+                raise FtbenchError(
+                    f"strategy '{strategy}' changed values of the frozen stage {name} by .data or "
+                    "by a fused optimizer, which leave no trace; change them otherwise, under "
+                    "torch.no_grad()"
+                )
+
+    def training(self, depth: int) -> Flows | None:
+        """Return the training rows behind at most ``depth`` stages; None: compute them."""
+        return self._flows("training", depth, self._precision, None)
+
+    def validation(self, depth: int) -> Flows | None:
+        """Return the validation rows behind at most ``depth`` stages; None: compute them."""
+        return self._flows("validation", depth, "float32", _EVALUATED)
+
+    def evaluated(self, role: str) -> Flows | None:
+        """Return rows to predict behind all leading stages that are still; None: compute them."""
+        return self._flows(role, len(self._model.stages), "float32", _EVALUATED)
+
+    def rows(self, role: str) -> Examples:
+        """Return the rows of a role as they go into the first stage."""
+        return self._known[role].examples
+
+    def shared(
+        self,
+        name: str,
+        make: Callable[[], Mapping[str, Tensor]],
+        rows: str,
+        options: Mapping[str, Any],
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that depend on the stages as they are now, on some rows and on options."""
+        known = self._known.get(rows)
+        if known is None or [_structure(stage) for stage in self._model.stages] != self._built:
+            return make()
+        what = {
+            **self._about,
+            "made": name,
+            "options": dict(options),
+            "rows": known.what,
+            "stages": [list(_sums(stage)) for stage in self._model.stages],
+        }
+        found = self._shelf.values(what, make)
+        if found is None:
+            return make()
+        # Copies: whoever asked may change them, and on the CPU these are the shelf's own.
+        return {n: t.clone().to(self._device) for n, t in found.tensors.items()}
+
+    def thaw(self, depth: int) -> None:
+        """Take the stages from ``depth`` on for moving: fused optimizers leave no trace."""
+        self._moving = min(self._moving, depth)
+
+    def still(self, depth: int) -> bool:
+        """Return whether the first ``depth`` stages are as they were when rows went through."""
+        return depth <= self._moving and all(self._is_still(index) for index in range(depth))
+
+    def _is_still(self, index: int) -> bool:
+        return _version(self._tensors[index]) == self._versions[index]
+
+    def _flows(self, role: str, depth: int, precision: str, most: int | None) -> Flows | None:
+        depth = self._alike(min(depth, self._moving))
+        if not depth or role not in self._known:
+            return None
+        if (role, depth) not in self._given:
+            found = self._found(role, depth, precision, most)
+            if found is None:
+                return None
+            examples = self._known[role].examples
+            tensors = _on(self._device, found.tensors)
+            self._given[role, depth] = Flows(depth, tensors, _targets(examples), self._device)
+        return self._given[role, depth]
+
+    def _alike(self, depth: int) -> int:
+        """Return how many of the first ``depth`` stages are still; their values are looked at."""
+        if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+            return 0
+        for index in range(depth):
+            stage = self._model.stages[index]
+            if not self._is_still(index) or _structure(stage) != self._built[index]:
+                return index
+            if index == len(self._sums):
+                self._sums.append(_sums(stage))
+        return depth
+
+    def _found(self, role: str, depth: int, precision: str, most: int | None) -> Found | None:
+        known = self._known[role]
+        what = {
+            **self._about,
+            "rows": known.what,
+            "stages": [list(sums) for sums in self._sums[:depth]],
+            "precision": precision,
+        }
+        try:
+            return self._shelf.rows(
+                what,
+                len(known.examples),
+                lambda: self._blocks(known.examples, depth, precision),
+                most=most,
+            )
+        except _NotStillError:
+            self._moving = depth - 1
+            return None
+
+    def _blocks(
+        self, examples: Examples, depth: int, precision: str
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield what the first stages make of blocks of rows, in order.
+
+        _NotStillError where they draw random numbers, or move anything, though they are in eval
+        mode.
+        """
+        stages = self._model.stages[:depth]
+        modes = {module: module.training for module in stages.modules()}
+        try:
+            for start in range(0, len(examples), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(examples)))
+                inputs = examples.batch(rows).inputs
+                with (
+                    torch.no_grad(),
+                    untouched(stages.modules()),
+                    rng.isolated(self._seed, "prefix"),
+                    Precision(precision, torch.device(self._device)).forward(),
+                ):
+                    stages.eval()
+                    before = _draws(self._device)
+                    for stage in stages:
+                        inputs = stage(inputs)
+                    drew = not _equal(before, _draws(self._device))
+                moved = not all(self._is_still(index) for index in range(depth))
+                if drew or moved or not _are_flows(inputs, len(rows)):
+                    raise _NotStillError
+                yield dict(inputs) if isinstance(inputs, dict) else {WHOLE: inputs}
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+class _NotStillError(Exception):
+    """Stages do not make the same of the same rows each time."""
+
+
+def machine(device: str, threads: int, *, deterministic: bool) -> dict[str, Any]:
+    """Return what of a machine and its settings decides the last bits of a kernel's results."""
+    return {
+        "device": environment.device_name(device),
+        "type": device.partition(":")[0],
+        "threads": threads,
+        "deterministic": deterministic,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "libraries": {name: _library(name) for name in _LIBRARIES},
+        "code": _code(),
+    }
+
+
+@functools.cache
+def _code() -> str:
+    """Return a hash of ftbench's own source: in a checkout it changes without the version."""
+    digest = hashlib.sha256()
+    package = Path(ftbench.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _library(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _targets(examples: Examples) -> Callable[[Rows], Any]:
+    """Return what gives the targets of rows, without their inputs where examples allow that."""
+    targets = getattr(examples, "targets", None)
+    leaves = _pytree.tree_leaves(targets)
+    held = leaves and all(isinstance(t, Tensor) and len(t) == len(examples) for t in leaves)
+    if not held:
+        return lambda rows: examples.batch(rows).targets
+
+    def chosen(rows: Rows) -> Any:
+        index = torch.from_numpy(np.ascontiguousarray(rows))
+        return _pytree.tree_map(lambda t: t[index.to(t.device)], targets)
+
+    return chosen
+
+
+def _on(device: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return tensors on a GPU where they take a part of what is free there; else as they are."""
+    if device == "cpu":
+        return tensors
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > _SHARE * free:
+        return tensors
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _are_flows(value: Any, rows: int) -> bool:
+    """Return whether this is what stages hand on: a tensor or a flat dict of some, rows first."""
+    found = list(value.values()) if isinstance(value, dict) else [value]
+    return all(isinstance(t, Tensor) and t.dim() > 0 and len(t) == rows for t in found)
+
+
+def _structure(stage: nn.Module) -> list[tuple[nn.Module, type, dict[str, Any]]]:
+    """Return what a stage consists of, values apart: modules, hooks, attributes, which tensors."""
+    return [
+        (module, type(module), {n: _shallow(v) for n, v in vars(module).items() if n != "training"})
+        for module in stage.modules()
+    ]
+
+
+def _shallow(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return [(key, id(item)) for key, item in value.items()]
+    plain = value is None or isinstance(value, str | bytes | bool | int | float | complex)
+    if plain or (isinstance(value, tuple) and all(isinstance(v, int | float | str) for v in value)):
+        return value
+    return id(value)
+
+
+def _tensors(stage: nn.Module) -> Iterator[Tensor]:
+    yield from stage.parameters()
+    yield from stage.buffers()
+    for module in stage.modules():
+        yield from (v for v in vars(module).values() if isinstance(v, Tensor))
+
+
+def _version(tensors: Sequence[Tensor]) -> int:
+    """Return a number that changes where one is written to: but by .data or a fused optimizer."""
+    return sum(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+
+@torch.no_grad()
+def _sums(stage: nn.Module) -> tuple[int, ...]:
+    """Return two sums of the bits of each tensor, one of them by place: other values have others.
+
+    They are taken in whole numbers that wrap around, on the tensor's device.
+    """
+    found: list[Tensor] = []
+    for tensor in _tensors(stage):
+        bits = _bits(tensor).to(torch.int64)
+        places = torch.arange(1, len(bits) + 1, device=bits.device)
+        found += [bits.sum(), (bits * places).sum()]
+    if not found:
+        return ()
+    return tuple(torch.stack([value.cpu() for value in found]).tolist())
+
+
+_WHOLE_NUMBERS: dict[int, torch.dtype] = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous()
+    flat = (torch.view_as_real(flat) if flat.is_complex() else flat).view(-1)
+    return flat.view(dtype=_WHOLE_NUMBERS[flat.element_size()])
+
+
+def _draws(device: str) -> Sequence[Any]:
+    """Return where the global generators stand."""
+    import random
+
+    found: list[Any] = [torch.get_rng_state(), _numpy_state(), random.getstate()]
+    if device != "cpu":
+        found.append(torch.cuda.get_rng_state(device))
+    return found
+
+
+def _numpy_state() -> Any:
+    state: Any = np.random.get_state()
+    return state[1]
+
+
+def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    return all(
+        bool((one == other).all()) if hasattr(one, "all") else one == other
+        for one, other in zip(first, second, strict=True)
+    )
