@@ -10,6 +10,7 @@ from hypothesis import settings
 from torch import nn
 
 import ftbench
+from ftbench.cache import shared_shelf
 from ftbench.run import run_one
 from ftbench.sweep import expand
 from tests.support import ROOT, Clock
@@ -52,6 +53,13 @@ def leave_out(config, items, marks):
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_shared_between_tests(monkeypatch):
+    """Keep what runs share in memory, and forget it before each test."""
+    monkeypatch.setenv("FTBENCH_CACHE_GB", "0")
+    shared_shelf.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,9 @@ class Header:
     cpu: float
 
 
+_NOBODY = Header("0" * 64, 0.0, 0.0)  # until the entry is whole
+
+
 class Writer:
     """Writes tensors of a known number of rows block by block; they are there whole or not at all.
 
@@ -77,13 +80,13 @@ class Writer:
 
     @property
     def size(self) -> int:
-        """How many bytes all tensors take."""
-        return self._size
+        """How many bytes the file takes."""
+        return len(self._header(_NOBODY)) + self._size
 
     def __enter__(self) -> Writer:
         """Begin the file; OSError where there is no room."""
         self._file = self._partial.open("wb")
-        header = self._header(Header("0" * 64, 0.0, 0.0))
+        header = self._header(_NOBODY)
         self._base = len(header)
         self._file.write(header)
         return self
@@ -143,9 +146,7 @@ def read(path: Path, key: str, *, mapped: bool) -> tuple[dict[str, Tensor], Head
                 about = dict(file.metadata() or {})
         else:
             data = path.read_bytes()
-            # Clones: in the file's bytes they may lie at odd addresses.
-            tensors = {name: value.clone() for name, value in load(data).items()}
-            about = _metadata(data)
+            tensors, about = load(data), _metadata(data)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever damage makes the reader raise
@@ -160,6 +161,8 @@ def read(path: Path, key: str, *, mapped: bool) -> tuple[dict[str, Tensor], Head
     for name, expected in zip(sorted(tensors), crcs, strict=True):
         if f"{_crc(tensors[name]):08x}" != expected:
             raise DamagedError(f"'{name}' is damaged")
+    if not mapped:  # in the file's bytes they may lie at odd addresses
+        tensors = {name: value.clone() for name, value in tensors.items()}
     return {name: _restored(value, layouts[name]) for name, value in tensors.items()}, header
 
 

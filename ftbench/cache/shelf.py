@@ -38,7 +38,7 @@ class Found:
     """Tensors that were asked for, what computing them took, and whether that was before."""
 
     tensors: Block
-    spent: Seconds
+    seconds: Seconds
     was_there: bool
 
 
@@ -103,11 +103,11 @@ class Shelf:
         if found is None:
             return None
         tensors = {name: tensor.squeeze(0) for name, tensor in found.tensors.items()}
-        return Found(tensors, found.spent, found.was_there)
+        return Found(tensors, found.seconds, found.was_there)
 
     def _reused(self, found: Found) -> Found:
-        self.saved = self.saved + found.spent
-        return Found(found.tensors, found.spent, was_there=True)
+        self.saved = self.saved + found.seconds
+        return Found(found.tensors, found.seconds, was_there=True)
 
     def _keep(self, key: str, found: Found) -> Found:
         """Keep an entry in memory where it fits, and let the least recently used go."""
@@ -170,7 +170,7 @@ class Shelf:
         self.computed += 1
         # As every later reader finds it: where the bytes lie in memory can choose the kernel.
         found = self._keep(key, self._load(path, key))
-        return Found(found.tensors, found.spent, was_there=False)
+        return Found(found.tensors, found.seconds, was_there=False)
 
     def _in_memory(
         self,

@@ -77,7 +77,7 @@ class Prefixes:
         """Raise FtbenchError where values that rows went through changed without a trace."""
         trained = max((depth for role, depth in self._given if role == "training"), default=0)
         for index in range(trained):
-            if index < self._moving and _sums(self._model.stages[index]) != self._sums[index]:
+            if self._may_be_shared(index) and _sums(self._model.stages[index]) != self._sums[index]:
                 name = self._model.stage_names[index]
                 raise FtbenchError(
                     f"strategy '{strategy}' changed values of the frozen stage {name} by .data or "
@@ -133,6 +133,9 @@ class Prefixes:
         """Return whether the first ``depth`` stages are as they were when rows went through."""
         return depth <= self._moving and all(self._is_still(index) for index in range(depth))
 
+    def _may_be_shared(self, index: int) -> bool:
+        return index < self._moving and self._is_still(index)
+
     def _is_still(self, index: int) -> bool:
         return _version(self._tensors[index]) == self._versions[index]
 
@@ -141,7 +144,11 @@ class Prefixes:
         if not depth or role not in self._known:
             return None
         if (role, depth) not in self._given:
-            found = self._found(role, depth, precision, most)
+            try:
+                found = self._found(role, depth, precision, most)
+            except _NotStillError:
+                self._moving = depth - 1
+                return self._flows(role, depth, precision, most)
             if found is None:
                 return None
             examples = self._known[role].examples
@@ -169,16 +176,12 @@ class Prefixes:
             "stages": [list(sums) for sums in self._sums[:depth]],
             "precision": precision,
         }
-        try:
-            return self._shelf.rows(
-                what,
-                len(known.examples),
-                lambda: self._blocks(known.examples, depth, precision),
-                most=most,
-            )
-        except _NotStillError:
-            self._moving = depth - 1
-            return None
+        return self._shelf.rows(
+            what,
+            len(known.examples),
+            lambda: self._blocks(known.examples, depth, precision),
+            most=most,
+        )
 
     def _blocks(
         self, examples: Examples, depth: int, precision: str
