@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -126,7 +127,7 @@ class Model(nn.Module):
 
         They are those of the batch in training and None in prediction.
         """
-        if "targets" in inspect.signature(self.head.forward).parameters:
+        if _takes_targets(type(self.head).forward):
             return self.head(features, targets=targets)
         return self.head(features)
 
@@ -137,6 +138,11 @@ class Model(nn.Module):
         """
         stages = self.owned()[: len(self.stages)]
         return {name: value for part in stages for name, value in part.parameters.items()}
+
+
+@functools.cache
+def _takes_targets(forward: Callable[..., Any]) -> bool:
+    return "targets" in inspect.signature(forward).parameters
 
 
 @dataclass(frozen=True)

@@ -376,7 +376,7 @@ def test_every_file_of_a_room_is_in_its_row(room):
     (row,) = re.findall(rf"^\| `{room}/` \|.*$", CONTRIBUTING, re.MULTILINE)
     inside = {p.stem for p in (ROOT / "ftbench" / room).glob("*.py") if p.stem != "__init__"}
     named = set(re.findall(r"`(\w+)/?`", row)) - {room}
-    assert inside - named <= {"losses", "stopwatch"}
+    assert inside - named <= {"losses"}
     assert {name for name in named if name.islower()} - inside <= {"formats"}
 
 

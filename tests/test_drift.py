@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import ftbench
-from ftbench.backbone import Model
+from ftbench.backbone import Backbone, Model
 from ftbench.run import drift as drifts
-from ftbench.run.drift import drift_rows, measure_drift, source_answers
+from ftbench.run.drift import Untouched, drift_rows, measure_drift
 from tests.tiny import TinyNet, TinyTask
 
 
@@ -38,23 +38,37 @@ def examples(rows=40):
 
 
 class Uncached:
-    """Knows no rows behind any stage."""
+    """Knows no rows behind any stage, and shares nothing."""
+
+    def __init__(self, few):
+        self.few = few
 
     def evaluated(self, role):
         assert role == "drift"
 
+    def rows(self, role):
+        return self.few
 
-def answers(change, head, few):
+    def values(self):
+        return []
+
+    def made(self, name, make, rows, options, stages):
+        return make()
+
+
+def drift(change, few, head=None):
     torch.manual_seed(0)
-    return source_answers(made(change)[0], head, few, Uncached())
+    _, usual = made()
+    head = usual if head is None else head
+    untouched = Untouched(Uncached(few), lambda: Backbone(stages(), head))
+    return measure_drift(untouched, made(change)[0], head, Uncached(few), "cpu")
 
 
 def test_it_is_the_mean_divergence_and_the_share_of_equal_answers():
     _, head = made()
     inputs = examples().inputs
     before, after = (nn.Sequential(*made(c)[0].stages, head)(inputs).detach() for c in (0, 0.3))
-    few = examples()
-    found = measure_drift(answers(0, head, few), answers(0.3, head, few))
+    found = drift(0.3, examples(), head)
     logs = [values.double().log_softmax(1) for values in (after, before)]
     expected = torch.nn.functional.kl_div(*logs, log_target=True, reduction="batchmean")
     assert found.divergence == pytest.approx(float(expected), rel=1e-5)
@@ -65,8 +79,7 @@ def test_it_is_the_mean_divergence_and_the_share_of_equal_answers():
 
 
 def test_equal_answers_have_not_drifted():
-    _, head = made()
-    found = measure_drift(answers(0, head, examples()), answers(0, head, examples()))
+    found = drift(0.0, examples())
     assert (found.divergence, found.agreement) == (0.0, 1.0)
 
 
@@ -81,7 +94,7 @@ def test_no_more_rows_than_a_thousand_and_the_same_ones_always(monkeypatch):
 
 def test_answers_that_are_no_logits_have_no_drift():
     tall = nn.Sequential(nn.Linear(5, 3), nn.Unflatten(1, (3, 1)))
-    assert answers(0.3, tall, examples()) is None
+    assert drift(0.3, examples(), tall) is None
 
 
 def test_runs_without_a_source_task_have_it_and_those_with_one_have_retention(tiny_run):

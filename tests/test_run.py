@@ -310,7 +310,7 @@ def test_scores_and_costs_are_finite_numbers_under_their_names(tiny_run):
         "accuracy", "macro_f1", "nll", "ece", "source_accuracy_before", "source_accuracy_after",
     }  # fmt: skip
     assert set(record.costs) == {
-        "train_seconds", "train_cpu_seconds", "step_seconds",
+        "train_seconds", "train_cpu_seconds", "saved_seconds", "step_seconds",
         "predict_row_seconds", "peak_memory_bytes", "trainable_parameters", "total_parameters",
     }  # fmt: skip
     assert np.isfinite([*record.scores.values(), *record.costs.values()]).all()

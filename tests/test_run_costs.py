@@ -9,7 +9,7 @@ import torch
 import ftbench
 from ftbench.recipes.optimizers import SGD, AdamW
 from ftbench.run import work
-from ftbench.train import stopwatch
+from ftbench import stopwatch
 
 
 class Watched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ftbench.errors import SpecError
 from ftbench.images import images_folder, megabytes, reporting
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
-from ftbench.sweep.places import parse_workers
+from ftbench.sweep.places import WorkerCount, executor_for, parse_workers
 
 
 def overrides(
@@ -83,7 +84,7 @@ def sweep(
     try:
         if dry_run:
             with reporting(progress.images):
-                _print_plan(spec, out, statuses)
+                _print_plan(spec, out, statuses, count)
             return 0
         with progress, reporting(progress.images):
             plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress, workers=count)
@@ -126,9 +127,11 @@ def _list(lines: Sequence[str], where: str) -> None:
         typer.echo(f"  and {len(lines) - 10} more{where}", err=True)
 
 
-def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
+def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status], workers: WorkerCount) -> None:
     catalogue = load_catalogue()
     plan = sweeps.plan_for(spec, out, catalogue, retry)
+    executor = executor_for(spec, len(plan.pending), workers)
+    plan = replace(plan, workers=executor.at_once)
     ops.implementation()  # as in the sweep: what cannot be had is said first
     typer.echo(f"results in {out}")
     typer.echo(_axes(plan))
@@ -149,7 +152,8 @@ def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status]) -> None:
         known = sweeps.estimate_seconds(plan)
         seconds = sweeps.probe_seconds(plan, spec, catalogue) if known is None else known
         basis = "short trials here" if known is None else "the finished runs"
-        typer.echo(f"estimated time: {readable_seconds(seconds)} (from {basis})")
+        side_by_side = f", {plan.workers} runs at a time" if plan.workers > 1 else ""
+        typer.echo(f"estimated time: {readable_seconds(seconds)} (from {basis}{side_by_side})")
 
 
 def _axes(plan: sweeps.Plan) -> str:

@@ -40,6 +40,8 @@ class Listener(Protocol):
 class Executor(Protocol):
     """Carries out runs, and says what they share meanwhile."""
 
+    at_once: int
+    """How many runs are in progress at a time, at most."""
     shares_device: bool
     """Whether several runs are in progress on one device."""
     shares_process: bool

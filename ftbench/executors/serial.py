@@ -12,6 +12,7 @@ from ftbench.records import RunRecord, RunSpec
 class Serial:
     """Runs have the process and the device ``place`` to themselves, so they share nothing."""
 
+    at_once = 1
     shares_device = False
     shares_process = False
 

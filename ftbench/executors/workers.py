@@ -42,6 +42,7 @@ class Workers:
         """``preload`` names modules that are imported once for all workers."""
         self._places = list(places)
         self._preload = list(preload)
+        self.at_once = len(self._places)
         self.shares_device = len(set(places)) < len(self._places)
 
     def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:

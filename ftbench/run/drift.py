@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ftbench import rng
-from ftbench.backbone import Model
-from ftbench.predictions import BATCH, predictions
+from ftbench.backbone import Backbone, Model
+from ftbench.predictions import BATCH, Batched, predictions
 from ftbench.run.prefixes import Prefixes
 from ftbench.task import Examples
 
@@ -32,40 +33,73 @@ def drift_rows(test: Examples) -> Examples:
     return test.subset(rows)
 
 
-@torch.inference_mode()
-def source_answers(
-    model: Model, head: nn.Module | None, few: Examples, prefixes: Prefixes
-) -> Tensor | None:
-    """Return what the stages with the source head answer to some rows, logits (N, K).
+class Untouched:
+    """The backbone before training: what its source head answers, once for all runs from it.
 
-    None where the head's answers are no logits.
+    It is made anew by ``build`` where that is not known: while a run trains, nothing more is held.
     """
-    assert head is not None  # who asks has one
+
+    def __init__(self, prefixes: Prefixes, build: Callable[[], Backbone]) -> None:
+        self._prefixes, self._build = prefixes, build
+        self._stages = prefixes.values()  # as they are now, before training
+
+    def answers(self, device: str) -> Tensor | None:
+        """Return logits (N, K) for the rows of drift, None where they are none."""
+        found = self._prefixes.made(
+            "source answers", lambda: self._predicted(device), "drift", {}, self._stages
+        )
+        return found.get(_LOGITS)
+
+    def _predicted(self, device: str) -> dict[str, Tensor]:
+        backbone = self._build()
+        assert backbone.source_head is not None  # who asks has one
+        whole = nn.Sequential(*(stage for _, stage in backbone.stages), backbone.source_head)
+        answers = _answers(whole.to(device), self._prefixes.rows("drift"))
+        return {"none": torch.zeros(1)} if answers is None else {_LOGITS: answers}
+
+
+_LOGITS = "logits"
+
+
+def measure_drift(
+    untouched: Untouched, model: Model, head: nn.Module, prefixes: Prefixes, device: str
+) -> Drift | None:
+    """Return how the stages with the source head answer, against the untouched backbone.
+
+    Whole answers are compared, so no label of the source is needed: forgetting can be seen without
+    the source's data. None where the head's answers are no logits.
+    """
     flows = prefixes.evaluated("drift")
     depth = 0 if flows is None else flows.depth
     whole = nn.Sequential(*model.stages[depth:], head)
-    found = []
-    for answers, _ in predictions(whole, few if flows is None else flows):
-        if not _are_logits(answers):
-            return None
-        found.append(answers)
-    return torch.cat(found)
+    after = _answers(whole, prefixes.rows("drift") if flows is None else flows)
+    before = None if after is None else untouched.answers(device)
+    if before is None or after is None:
+        return None
+    if depth == len(model.stages):  # nothing moved
+        return Drift(0.0, 1.0, len(before))
+    return drift_between(before, after)
 
 
 @torch.inference_mode()
-def measure_drift(before: Tensor, after: Tensor | None) -> Drift:
-    """Return how the source head's answers moved from those of the untouched backbone.
-
-    Whole answers are compared, so no label of the source is needed: forgetting can be seen without
-    the source's data. Equal ones are exactly 0 and 1.
-    """
-    assert after is not None  # as before training
+def drift_between(before: Tensor, after: Tensor) -> Drift:
+    """Return how far logits (N, K) have moved: exactly 0 and 1 where they have not."""
     divergence = 0.0
     if not torch.equal(before, after):
         parts = zip(before.split(BATCH), after.split(BATCH), strict=True)
         divergence = sum(float(_divergences(first, second).sum()) for first, second in parts)
     same = int((before.argmax(dim=1) == after.argmax(dim=1)).sum())
     return Drift(divergence / len(before), same / len(before), len(before))
+
+
+@torch.inference_mode()
+def _answers(whole: nn.Module, rows: Batched) -> Tensor | None:
+    found = []
+    for answers, _ in predictions(whole, rows):
+        if not _are_logits(answers):
+            return None
+        found.append(answers)
+    return torch.cat(found)
 
 
 def _are_logits(answers: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class Prefixes:
 
     A stage is still where the strategy left its modules as they were built (hooks and attributes
     as well), and no value in it has changed since :meth:`settle`. Its values are part of the key,
-    so that other weights are other entries. ``known`` are rows by role: ``training``,
-    ``validation``, ``test``, ``drift``, of a source ``source`` (its samples) and ``held out``.
+    so that other weights are other entries. Rows are added by role: ``training``, ``validation``,
+    of a source ``source`` (its samples) and ``held out``, after training ``test`` and ``drift``.
     """
 
     def __init__(
@@ -55,20 +56,29 @@ class Prefixes:
         shelf: Shelf,
         *,
         about: Mapping[str, Any],
-        known: Mapping[str, Known],
+        task: Mapping[str, Any],
         precision: str,
         device: str,
         seed: int,
     ) -> None:
         self._model, self._shelf, self._device, self._seed = model, shelf, device, seed
-        self._about, self._known, self._precision = about, known, precision
+        self._about, self._task, self._precision = about, task, precision
+        self._known: dict[str, Known] = {}
         self._built = [_structure(stage) for stage in model.stages]
         self._moving = len(model.stages)  # the first stage that trains, or was seen not to be still
         self.settle()
 
+    def add(self, role: str, examples: Examples, what: Mapping[str, Any]) -> None:
+        """Know some rows of the task; ``what`` tells them from all its others, as JSON values."""
+        self._known[role] = Known(examples, {**self._task, **what})
+
     def settle(self) -> None:
         """Take the stages as they are now for those that rows go through."""
-        self._tensors = [tuple(_tensors(stage)) for stage in self._model.stages]
+        self._tensors = [
+            # Those of inference mode cannot be written to, and count no versions.
+            tuple(tensor for tensor in _tensors(stage) if not tensor.is_inference())
+            for stage in self._model.stages
+        ]
         self._versions = [_version(tensors) for tensors in self._tensors]
         self._sums: list[tuple[int, ...]] = []  # of each stage's values, as far as asked for
         self._given: dict[tuple[str, int], Flows] = {}
@@ -109,15 +119,32 @@ class Prefixes:
         options: Mapping[str, Any],
     ) -> Mapping[str, Tensor]:
         """Return tensors that depend on the stages as they are now, on some rows and on options."""
+        if [_structure(stage) for stage in self._model.stages] != self._built:
+            return make()
+        return self.made(name, make, rows, options, self.values())
+
+    def values(self) -> list[list[int]]:
+        """Return what tells the values of all stages as they are now from all others."""
+        return [list(_sums(stage)) for stage in self._model.stages]
+
+    def made(
+        self,
+        name: str,
+        make: Callable[[], Mapping[str, Tensor]],
+        rows: str,
+        options: Mapping[str, Any],
+        stages: list[list[int]],
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that depend on stages of these values, on some rows and on options."""
         known = self._known.get(rows)
-        if known is None or [_structure(stage) for stage in self._model.stages] != self._built:
+        if known is None:
             return make()
         what = {
             **self._about,
             "made": name,
             "options": dict(options),
             "rows": known.what,
-            "stages": [list(_sums(stage)) for stage in self._model.stages],
+            "stages": stages,
         }
         found = self._shelf.values(what, make)
         if found is None:
@@ -217,6 +244,28 @@ class Prefixes:
                 module.training = mode
 
 
+class Sharing:
+    """:meth:`Prefixes.shared` for a strategy.
+
+    It holds what it is of weakly, so that what a strategy keeps does not lead to rows it may not
+    see.
+    """
+
+    def __init__(self, prefixes: Prefixes) -> None:
+        self._prefixes = weakref.ref(prefixes)
+
+    def __call__(
+        self,
+        name: str,
+        make: Callable[[], Mapping[str, Tensor]],
+        rows: str,
+        options: Mapping[str, Any],
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that were made before, or make them."""
+        prefixes = self._prefixes()
+        return make() if prefixes is None else prefixes.shared(name, make, rows, options)
+
+
 class _NotStillError(Exception):
     """Stages do not make the same of the same rows each time."""
 
@@ -308,7 +357,7 @@ def _tensors(stage: nn.Module) -> Iterator[Tensor]:
 
 def _version(tensors: Sequence[Tensor]) -> int:
     """Return a number that changes where one is written to: but by .data or a fused optimizer."""
-    return sum(-1 if tensor.is_inference() else tensor._version for tensor in tensors)
+    return sum([tensor._version for tensor in tensors])
 
 
 @torch.no_grad()

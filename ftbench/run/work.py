@@ -26,9 +26,9 @@ from ftbench.plugins.recipe import remake_recipe
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
-from ftbench.run.drift import drift_rows, measure_drift, source_answers
+from ftbench.run.drift import Untouched, drift_rows, measure_drift
 from ftbench.run.isolation import wait_for
-from ftbench.run.prefixes import Known, Prefixes, machine
+from ftbench.run.prefixes import Prefixes, Sharing, machine
 from ftbench.run.ready import ready
 from ftbench.run.retention import (
     Retention,
@@ -130,21 +130,25 @@ def carry_out(
     model = _build_model(parts, backbone, offer)
     retention = find_retention(parts.task, parts.family, parts.strategy, backbone, parts.device)
     _check_features(parts, model, offer, retention, budget)
-    test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
-    test_here = test.to(parts.device)
     source_head = backbone.source_head if parts.strategy.pretrained else None
     kept = _Kept(retention, None if source_head is None else source_head.to(parts.device))
-    few = drift_rows(test_here) if _drifts(model, kept) else None
-    prefixes = _prefixes(parts, model, budget, retention, test_here, few)
+    prefixes = _prefixes(parts, model, budget, retention)
     before = source_accuracy(parts.task, retention, model, prefixes)
-    answers = None if few is None else source_answers(model, kept.source_head, few, prefixes)
+    untouched = (
+        Untouched(prefixes, lambda: _build_backbone(parts)) if _drifts(model, kept) else None
+    )
     costs, scored = _fine_tune(parts, model, budget, kept, prefixes, deadline, on_step)
     with rng.isolated(parts.spec.seed, "neighbours"):
         refuse_neighbours(scored, budget.training, parts.strategy.name)
-    results, outcomes, predicted = _scores(parts, scored, test_here, prefixes, keep)
+    # Not before: nothing of a training may know the test set.
+    test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
+    prefixes.add("test", test.to(parts.device), {"role": "test"})
+    results, outcomes, predicted = _scores(parts, scored, prefixes, keep)
     drift = None
-    if answers is not None and few is not None:
-        drift = measure_drift(answers, source_answers(model, kept.source_head, few, prefixes))
+    if untouched is not None and kept.source_head is not None:
+        prefixes.add("drift", drift_rows(prefixes.rows("test")), {"role": "drift"})
+        drift = measure_drift(untouched, model, kept.source_head, prefixes, parts.device)
+    if drift is not None:
         results |= {"drift_kl": drift.divergence, "drift_agreement": drift.agreement}
     if before is not None:
         after = source_accuracy(parts.task, retention, model, prefixes)
@@ -222,43 +226,35 @@ def _prefixes(
     model: Model,
     budget: Budget,
     retention: Retention | None,
-    test: Examples,
-    few: Examples | None,
 ) -> Prefixes:
     """Return what knows the rows of a run behind leading stages."""
     spec, identity = parts.spec, parts.spec.identity()
     # What at_seed() redraws is another task for each seed.
     redrawn = type(parts.task).at_seed is not Task.at_seed
     task = {"task": identity["task"], "seed": spec.seed if redrawn else None}
-    known = {
-        "test": Known(test, {**task, "role": "test"}),
-        "training": Known(budget.training, {**task, "pool": subsets.fingerprint(budget.rows)}),
-    }
-    if parts.recipe.total_steps(len(budget.training)) * min(
-        parts.recipe.batch_size, len(budget.training)
-    ) < len(budget.training):
-        del known["training"]  # most rows are never seen
-    if budget.validation is not None:
-        held = subsets.fingerprint(budget.held_rows)
-        known["validation"] = Known(budget.validation, {**task, "pool": held})
-    if retention is not None:
-        held_out = require_rows(parts.task, "source().held_out", retention.task.held_out, "to")
-        known["held out"] = Known(held_out.to(parts.device), {**task, "role": "held out"})
-        known["source"] = Known(retention.task.samples, {**task, "role": "source"})
-    if few is not None:
-        known["drift"] = Known(few, {**task, "role": "drift"})
-    return Prefixes(
+    prefixes = Prefixes(
         model,
         shared_shelf(),
         about={
             "backbone": identity["backbone"],
             "machine": machine(parts.device, spec.threads, deterministic=spec.deterministic),
         },
-        known=known,
+        task=task,
         precision=parts.recipe.precision,
         device=parts.device,
         seed=spec.seed,
     )
+    rows = len(budget.training)
+    if parts.recipe.total_steps(rows) * min(parts.recipe.batch_size, rows) >= rows:
+        prefixes.add("training", budget.training, {"pool": subsets.fingerprint(budget.rows)})
+    if budget.validation is not None:
+        held = subsets.fingerprint(budget.held_rows)
+        prefixes.add("validation", budget.validation, {"pool": held})
+    if retention is not None:
+        held_out = require_rows(parts.task, "source().held_out", retention.task.held_out, "to")
+        prefixes.add("held out", held_out.to(parts.device), {"role": "held out"})
+        prefixes.add("source", retention.task.samples, {"role": "source"})
+    return prefixes
 
 
 def _build_backbone(parts: Parts) -> Backbone:
@@ -397,7 +393,7 @@ def _visible(
         source_head=visible_head(kept.source_head, model),
         loss=TaskLoss(parts.task),
         generator=generator,
-        _share=None if prefixes is None else prefixes.shared,
+        _share=None if prefixes is None else Sharing(prefixes),
     )
 
 
@@ -410,10 +406,10 @@ class Predicted:
 
 
 def _scores(
-    parts: Parts, model: nn.Module, test: Examples, prefixes: Prefixes, keep: Keep
+    parts: Parts, model: nn.Module, prefixes: Prefixes, keep: Keep
 ) -> tuple[dict[str, float], Outcomes, Predicted]:
     """Return the scores on the test set and the kept outcomes."""
-    predicts = keep == "predictions"
+    test, predicts = prefixes.rows("test"), keep == "predictions"
     saved, watch = shared_shelf().saved, Stopwatch()
     flows = prefixes.evaluated("test") if isinstance(model, Model) else None
     if flows is not None and isinstance(model, Model):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftbench import ops, plugins, store
@@ -18,6 +18,7 @@ from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
 from ftbench.run import RunWork
 from ftbench.sweep.decoding import undecoded
+from ftbench.sweep.order import LongestFirst
 from ftbench.sweep.places import WorkerCount, executor_for
 from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, plan_for
 
@@ -81,7 +82,8 @@ def run_sweep(
         opened.write_spec(to_toml(spec))
         drive = _Drive(opened, catalogue, progress or Progress())
         plan = plan.against(opened.records())
-        return drive.run(plan, spec, executor_for(spec, len(plan.pending), workers))
+        executor = executor_for(spec, len(plan.pending), workers)
+        return drive.run(replace(plan, workers=executor.at_once), spec, executor)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,10 @@ class _Drive:
         try:
             for images in undecoded(plan.pending, self.catalogue):
                 images.decode()
-            for record in executor.map(plan.pending, work, _Announced(self)):
+            waiting = LongestFirst(plan)
+            runs = waiting if executor.at_once > 1 else plan.pending
+            for record in executor.map(runs, work, _Announced(self)):
+                waiting.finished(record)
                 self.opened.append(record)
                 self.catalogue.notify("ftbench_run_finished", record=record)
                 self.progress.finished(record)

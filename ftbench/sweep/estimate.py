@@ -71,11 +71,12 @@ class TimeLeft:
 
     def __init__(self, plan: Plan) -> None:
         self._estimator = Estimator(plan.records, plan.device_type)
-        kinds = _kinds(plan.pending)
+        kinds = kinds_of(plan.pending)
         self._kinds = {run.key: kind for run, kind in zip(plan.pending, kinds, strict=True)}
         self._one_of = dict(zip(kinds, plan.pending, strict=True))
         self._left = Counter(kinds)
         self._seen = _Mean()
+        self._workers = plan.workers
 
     def finished(self, record: RunRecord) -> None:
         """Take a run off, and learn from it."""
@@ -85,7 +86,7 @@ class TimeLeft:
             self._left[self._kinds.pop(record.key)] -= 1
 
     def seconds(self) -> float | None:
-        """Return the seconds left; None: unknown.
+        """Return the seconds left, with the plan's workers; None: unknown.
 
         A run like no finished one counts as the mean of those that this has seen finish.
         """
@@ -98,10 +99,10 @@ class TimeLeft:
                 if one is None:
                     return None
                 total += count * one
-        return total if math.isfinite(total) else None
+        return total / self._workers if math.isfinite(total) else None
 
 
-def _kinds(runs: Iterable[RunSpec]) -> list[Likeness]:
+def kinds_of(runs: Iterable[RunSpec]) -> list[Likeness]:
     """Return the likeness of each run; a plan's runs share their parts, so most are known."""
     known: dict[tuple[int, ...], Likeness] = {}
     found = []
@@ -163,7 +164,7 @@ def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
     Of runs that are alike, the first trains for a few steps, and nothing is stored.
     """
     steps, device = 6, resolve_device(spec.device)
-    kinds = [kind.but_length for kind in _kinds(plan.pending)]
+    kinds = [kind.but_length for kind in kinds_of(plan.pending)]
     firsts = dict(reversed(list(zip(kinds, plan.pending, strict=True))))
     # Warm-up: the first run also loads the data.
     _probe(next(iter(firsts.values())), 1, catalogue, device)
@@ -173,7 +174,7 @@ def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
         trial = trials[kind]
         rest = Recipe.model_validate(run.recipe).total_steps(run.size) - steps
         total += trial.run_seconds + float(trial.costs.get("step_seconds") or 0.0) * rest
-    return total
+    return total / plan.workers
 
 
 def _probe(run: RunSpec, steps: int, catalogue: Catalogue, device: str) -> RunRecord:

@@ -33,6 +33,7 @@ class Plan:
     others: int = 0  # stored runs that are not of the grid
     held: Snapshot = NOTHING
     retry: tuple[Status, ...] = DEFAULT_RETRY
+    workers: int = 1  # runs that are in progress at a time
     warnings: Sequence[str] = ()  # what a reader of its table should know beforehand
 
     @property
@@ -43,7 +44,7 @@ class Plan:
     def against(self, records: Sequence[RunRecord]) -> Plan:
         """Return the plan of the same grid with other records."""
         plan = make_plan(self.runs, records, self.retry, device_type=self.device_type)
-        return replace(plan, held=Snapshot(records), warnings=self.warnings)
+        return replace(plan, held=Snapshot(records), warnings=self.warnings, workers=self.workers)
 
     def name(self, run: RunSpec | RunRecord) -> str:
         """Return a run's short name, with those of task, backbone and recipe that differ in it."""

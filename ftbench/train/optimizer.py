@@ -46,6 +46,25 @@ def build_optimizer(
     return _built(optimizer, groups)
 
 
+class Groups:
+    """Shows an optimizer only the groups that train now: those that do not cost it time each step.
+
+    Optimizers of torch alone: others may hold their groups elsewhere as well.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._all = list(optimizer.param_groups)
+        self._is_torchs = type(optimizer).__module__.startswith("torch.optim.")
+        self._now: tuple[bool, ...] | None = None
+
+    def show(self, now: tuple[bool, ...]) -> None:
+        """Show the groups of the parts that train; ``now`` says of each whether it does."""
+        if self._is_torchs and now != self._now:
+            self._now = now
+            self._optimizer.param_groups = [group for group in self._all if now[group["part"]]]
+
+
 def rehearse_optimizer(optimizer: Optimizer, device: str) -> None:
     """Step once over a number of its own: the first step of a process loads code, no run's cost."""
     number = torch.zeros(1, device=device, requires_grad=True)

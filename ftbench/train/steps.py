@@ -27,7 +27,7 @@ from ftbench.train.history import StepValues
 from ftbench.train.leaves import LeafCheck
 from ftbench.train.losses import CheckedLoss, Loss
 from ftbench.train.mixing import BatchMixer
-from ftbench.train.optimizer import build_optimizer, checked_factor, set_rates
+from ftbench.train.optimizer import Groups, build_optimizer, checked_factor, set_rates
 from ftbench.train.order import BatchOrder
 from ftbench.train.precision import Precision
 from ftbench.train.prefix import Flows, Prefixes, Rows
@@ -77,6 +77,7 @@ class Steps:
         self._order = BatchOrder(len(examples), recipe.batch_size, seed)
         self._optimizer = build_optimizer(model, strategy, recipe.weight_decay, made.optimizer)
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
+        self._groups = Groups(self._optimizer)
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
         self._mixers: list[BatchMixer] = []
         # What other views, or other rows, are mixed with differs from step to step.
@@ -120,6 +121,7 @@ class Steps:
             self._all_prefixes.thaw(self.freezer.frozen_stages)
         if not self.freezer.anything_trains:
             return None
+        self._groups.show(self.freezer.now)
         factor = 1.0
         if self._strategy.scheduled:
             factor = checked_factor(self._made.schedule, step, self._total)
