@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import ftbench
+from ftbench import stopwatch
 from ftbench.recipes.optimizers import SGD, AdamW
 from ftbench.run import work
-from ftbench import stopwatch
 
 
 class Watched:

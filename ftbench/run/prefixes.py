@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.utils import _pytree
 
-import ftbench
 from ftbench import environment, rng
 from ftbench.backbone import Model
 from ftbench.cache import Found, Shelf
@@ -287,7 +286,7 @@ def machine(device: str, threads: int, *, deterministic: bool) -> dict[str, Any]
 def _code() -> str:
     """Return a hash of ftbench's own source: in a checkout it changes without the version."""
     digest = hashlib.sha256()
-    package = Path(ftbench.__file__).parent
+    package = Path(environment.__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
