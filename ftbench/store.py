@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -262,6 +262,14 @@ class Store:
         self._records.append(replace(record, outcomes=b""))
         self._note_places()
         (self.directory / f"{_RUNNING}-{record.key[:16]}").unlink(missing_ok=True)
+
+    def note(self, name: str, values: Mapping[str, Any]) -> None:
+        """Add a line of JSON to a file of the directory."""
+        try:
+            with open(self.directory / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise self._cannot_write(self.directory / name, error) from error
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the directory in one step."""

@@ -1,11 +1,14 @@
 """Real processes, killed and interrupted: nothing that was finished is lost, and scores stay."""
 
+import contextlib
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -223,3 +226,91 @@ def test_a_full_disk_keeps_every_finished_run_and_the_same_command_goes_on(
     assert len(ftbench.load_results(out)) == len(finished)
     sweep_undisturbed(site, out)
     assert_same_to_the_last_digit(out, undisturbed)
+
+
+def with_workers(out, seconds=0.4):
+    """Return the arguments of a sweep in two worker processes, each run of which takes a while."""
+    grid = ["--strategies", f"slow(seconds={seconds}),ewc(samples=10)", "--sizes", "12"]
+    return [
+        *map(str, ["sweep", *TINY_FLAGS, *grid, "--num-seeds", 3, "--workers", 2, "--out", out])
+    ]
+
+
+def workers_of(process):
+    """Return the ids of the processes that a driver's forks have become, whatever they do."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, rest = path.read_text().rpartition(")")[::2]
+            state, parent = rest.split()[:2]
+            if state != "Z":
+                found.append((int(parent), int(name.split()[0])))
+    servers = [child for parent, child in found if parent == process.pid]
+    return [child for parent, child in found if parent in servers]
+
+
+def is_alive(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_until_gone(pids):
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_sweep_in_workers_that_is_ended_leaves_no_orphan_and_goes_on(site, tmp_path, how, code):
+    out = tmp_path / "out"
+    process = ftbench_process(with_workers(out), site)
+    wait_for(lambda: lines(out) >= 2, process)
+    wait_for(lambda: list(out.glob(".running-*")), process)
+    workers = workers_of(process)
+    assert len(workers) >= 2
+    process.send_signal(how)
+    _, err = process.communicate(timeout=STUCK_SECONDS)
+    assert process.returncode == code
+    wait_until_gone(workers)
+    assert "Traceback" not in err
+    assert lines(out) < 6
+    if how != signal.SIGKILL:
+        return
+    again = ftbench_process(with_workers(out), site)
+    _, err = again.communicate(timeout=STUCK_SECONDS)
+    assert again.returncode == 0, err
+    whole = tmp_path / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        arguments = with_workers(whole)
+        arguments[arguments.index("--workers") + 1] = "0"
+        patch.setattr(sys, "argv", ["ftbench", *arguments])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+    found, expected = (
+        ftbench.load_results(folder).sort_values("key", ignore_index=True)
+        for folder in (out, whole)
+    )
+    columns = ["key", "status", "accuracy", "nll", "source_accuracy_after", "final_loss"]
+    assert found[columns].equals(expected[columns])
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_run_alone(site, tmp_path):
+    out = tmp_path / "out"
+    process = ftbench_process(with_workers(out), site)
+    wait_for(lambda: list(out.glob(".running-*")) and len(workers_of(process)) >= 2, process)
+    wait_for(lambda: lines(out) >= 1, process)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=STUCK_SECONDS)
+    statuses = sorted(record.status for record in read_records(out))
+    assert statuses in (["crashed", *["ok"] * 5], ["ok"] * 6), err  # between two runs: none
+    if "crashed" in statuses:
+        assert process.returncode == 1
+        assert "its worker process was ended by SIGKILL" in err
+    assert not list(out.glob(".running-*"))

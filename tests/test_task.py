@@ -269,7 +269,9 @@ def test_a_dry_run_refuses_an_empty_test_set_as_well(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(sweeping, "load_catalogue", lambda: catalogue)
     changes = {"tasks": ["tiny"], "backbones": ["tiny-net"], "sizes": [12], "strategies": ["full"]}
     with pytest.raises(ftbench.FtbenchError, match=r"task 'tiny': test\(\) holds no rows"):
-        sweeping.sweep(None, changes, tmp_path, retry=None, workers="0", dry_run=True, quick=False)
+        sweeping.sweep(
+            None, changes, tmp_path, retry=None, workers="0", shard=None, dry_run=True, quick=False
+        )
 
 
 def test_a_test_set_that_cannot_be_had_is_named_when_a_sweep_is_planned(tiny, tmp_path):

@@ -112,6 +112,14 @@ def sweep(
             "0 for none but this one.",
         ),
     ] = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Part I of N of the grid, into a folder of its own in --out; 'ftbench merge' "
+            "joins them.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
     ] = False,
@@ -143,9 +151,32 @@ def sweep(
     )
     raise typer.Exit(
         sweeping.sweep(
-            spec, overrides, out, retry=retry, workers=workers, dry_run=dry_run, quick=quick
+            spec,
+            overrides,
+            out,
+            retry=retry,
+            workers=workers,
+            shard=shard,
+            dry_run=dry_run,
+            quick=quick,
         )
     )
+
+
+@app.command()
+def merge(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="Results directories, shards for example.")
+    ],
+    out: Annotated[Path, typer.Option(help="The directory that takes all of them.")],
+) -> None:
+    """Join the results of several directories; two different records of one run are refused."""
+    from ftbench.merge import merge as merge_directories
+
+    merged = merge_directories(directories, out)
+    for directory, count in merged.brought.items():
+        typer.echo(f"{count:>6} runs from {directory}")
+    typer.echo(f"{out} holds {merged.runs} runs")
 
 
 @app.command()

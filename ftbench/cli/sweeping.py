@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,29 @@ from ftbench.errors import SpecError
 from ftbench.images import images_folder, megabytes, reporting
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
+from ftbench.sweep import Shard, parse_shard
 from ftbench.sweep.places import WorkerCount, executor_for, parse_workers
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which schedulers and containers end a process: the sweep is left as by Ctrl-C."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated inside where this process is told to end."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears of signals
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def overrides(
@@ -72,35 +97,41 @@ def sweep(
     *,
     retry: str | None,
     workers: str,
+    shard: str | None,
     dry_run: bool,
     quick: bool,
 ) -> int:
     """Run or plan a sweep; return the exit status: 1 where a run of the grid did not end well."""
     spec = config.load_spec(path, changes, defaults=config.QUICK if quick else None)
-    count = parse_workers(workers)
+    count, part = parse_workers(workers), None if shard is None else parse_shard(shard)
     statuses = sweeps.DEFAULT_RETRY if retry is None else sweeps.parse_statuses(retry)
     tables.choose_format(None)  # before the training: a conflict of formats is known at once
     progress = make_progress()
+    results = out if part is None else part.folder(out)
     try:
         if dry_run:
             with reporting(progress.images):
-                _print_plan(spec, out, statuses, count)
+                _print_plan(spec, out, statuses, count, part)
             return 0
-        with progress, reporting(progress.images):
-            plan = sweeps.run_sweep(spec, out, retry=statuses, progress=progress, workers=count)
+        with terminable(), progress, reporting(progress.images):
+            plan = sweeps.run_sweep(
+                spec, out, retry=statuses, progress=progress, workers=count, shard=part
+            )
     except SpecError as error:
         raise SpecError(f"{path}: {error}" if path else str(error)) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         typer.echo(
-            f"\ninterrupted after {progress.runs_finished} runs; every finished run is in {out}, "
-            "the same command goes on from there",
+            f"\ninterrupted after {progress.runs_finished} runs; every finished run is in "
+            f"{results}, the same command goes on from there",
             err=True,
         )
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     tables.show_records(plan.done.values())
-    typer.echo(f"\nResults: {out}/results.csv, {out}/results.parquet, {out}/runs.jsonl")
+    files = ("results.csv", "results.parquet", "runs.jsonl")
+    typer.echo(f"\nResults: {', '.join(f'{results}/{name}' for name in files)}")
     if plan.others:
-        typer.echo(f"{out} holds {plan.others} runs of other plans as well: ftbench table {out}")
+        more = f"{results} holds {plan.others} runs of other plans as well"
+        typer.echo(f"{more}: ftbench table {results}")
     for warning in progress.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return _report_failures(plan)
@@ -127,9 +158,16 @@ def _list(lines: Sequence[str], where: str) -> None:
         typer.echo(f"  and {len(lines) - 10} more{where}", err=True)
 
 
-def _print_plan(spec: SweepSpec, out: Path, retry: Sequence[Status], workers: WorkerCount) -> None:
+def _print_plan(
+    spec: SweepSpec,
+    out: Path,
+    retry: Sequence[Status],
+    workers: WorkerCount,
+    shard: Shard | None,
+) -> None:
     catalogue = load_catalogue()
-    plan = sweeps.plan_for(spec, out, catalogue, retry)
+    out = out if shard is None else shard.folder(out)
+    plan = sweeps.plan_for(spec, out, catalogue, retry, shard)
     executor = executor_for(spec, len(plan.pending), workers)
     plan = replace(plan, workers=executor.at_once)
     ops.implementation()  # as in the sweep: what cannot be had is said first

@@ -4,7 +4,16 @@ from ftbench.sweep.decoding import Undecoded, undecoded
 from ftbench.sweep.drive import Progress, run_sweep
 from ftbench.sweep.estimate import Estimator, TimeLeft, estimate_seconds, probe_seconds
 from ftbench.sweep.grid import expand
-from ftbench.sweep.plan import DEFAULT_RETRY, Plan, describe, make_plan, parse_statuses, plan_for
+from ftbench.sweep.plan import (
+    DEFAULT_RETRY,
+    Plan,
+    Shard,
+    describe,
+    make_plan,
+    parse_shard,
+    parse_statuses,
+    plan_for,
+)
 from ftbench.sweep.why import StoredRuns, reasons, why_new
 
 __all__ = [
@@ -12,6 +21,7 @@ __all__ = [
     "Estimator",
     "Plan",
     "Progress",
+    "Shard",
     "StoredRuns",
     "TimeLeft",
     "Undecoded",
@@ -19,6 +29,7 @@ __all__ = [
     "estimate_seconds",
     "expand",
     "make_plan",
+    "parse_shard",
     "parse_statuses",
     "plan_for",
     "probe_seconds",

@@ -20,7 +20,7 @@ from ftbench.run import RunWork
 from ftbench.sweep.decoding import undecoded
 from ftbench.sweep.order import LongestFirst
 from ftbench.sweep.places import WorkerCount, executor_for
-from ftbench.sweep.plan import DEFAULT_RETRY, Plan, check_statuses, plan_for
+from ftbench.sweep.plan import DEFAULT_RETRY, Plan, Shard, check_statuses, plan_for
 
 _log = logging.getLogger("ftbench")
 
@@ -53,12 +53,14 @@ def run_sweep(
     catalogue: Catalogue | None = None,
     progress: Progress | None = None,
     workers: WorkerCount = 0,
+    shard: Shard | None = None,
 ) -> Plan:
     """Run what is missing of the grid into the directory ``out``; return the plan as it ends.
 
     ``workers`` is how many processes carry out runs, ``"auto"`` for one on each GPU or CPU core, 0
     for none but this one. They import the caller's main module, so a script that asks for some
-    needs ``if __name__ == "__main__":`` around its own work.
+    needs ``if __name__ == "__main__":`` around its own work. ``shard`` takes one of several equal
+    parts of the grid, into a folder of its own in ``out``: :func:`ftbench.merge.merge` joins them.
 
     The plan carries the records. Each is on disk before the next run starts; a run of the plan that
     is not in its ``done`` has none. On an interrupt the derived files are written and
@@ -74,7 +76,8 @@ def run_sweep(
     catalogue = plugins.load_catalogue() if catalogue is None else catalogue
     # Whole, since a strategy may change the working directory.
     directory = Path(os.path.abspath(out))
-    plan = plan_for(spec, directory, catalogue, check_statuses(retry))
+    directory = directory if shard is None else shard.folder(directory)
+    plan = plan_for(spec, directory, catalogue, check_statuses(retry), shard)
     # Compiles on first use, so before the clock of any run starts; and what the environment asks
     # for in vain is said before anything is planned or written.
     ops.implementation()

@@ -23,6 +23,30 @@ DEFAULT_RETRY: tuple[Status, ...] = ("failed", "out-of-memory", "timeout", "cras
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Part ``number``, from 1, of ``count`` equal parts of a plan."""
+
+    number: int
+    count: int
+
+    def of(self, runs: Sequence[RunSpec]) -> Sequence[RunSpec]:
+        """Return every ``count``-th run: each part has runs of every strategy and size."""
+        return runs[self.number - 1 :: self.count]
+
+    def folder(self, out: Path) -> Path:
+        """Return where the part's results go: a directory has one writer."""
+        return out / f"shard-{self.number}-of-{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """Return what ``--shard i/n`` says; SpecError where that is none."""
+    first, slash, second = text.partition("/")
+    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return Shard(int(first), int(second))
+    raise SpecError(f"--shard: expected i/n with i from 1 to n, as 3/8, got '{text}'")
+
+
+@dataclass(frozen=True)
 class Plan:
     """All runs of a grid, those still to run in order, and the records they are held against."""
 
@@ -33,6 +57,7 @@ class Plan:
     others: int = 0  # stored runs that are not of the grid
     held: Snapshot = NOTHING
     retry: tuple[Status, ...] = DEFAULT_RETRY
+    shard: Shard | None = None  # where this is a part of a larger plan
     workers: int = 1  # runs that are in progress at a time
     warnings: Sequence[str] = ()  # what a reader of its table should know beforehand
 
@@ -44,7 +69,13 @@ class Plan:
     def against(self, records: Sequence[RunRecord]) -> Plan:
         """Return the plan of the same grid with other records."""
         plan = make_plan(self.runs, records, self.retry, device_type=self.device_type)
-        return replace(plan, held=Snapshot(records), warnings=self.warnings, workers=self.workers)
+        return replace(
+            plan,
+            held=Snapshot(records),
+            shard=self.shard,
+            workers=self.workers,
+            warnings=self.warnings,
+        )
 
     def name(self, run: RunSpec | RunRecord) -> str:
         """Return a run's short name, with those of task, backbone and recipe that differ in it."""
@@ -70,17 +101,19 @@ def plan_for(
     directory: Path | Snapshot,
     catalogue: Catalogue,
     retry: Iterable[Status] = DEFAULT_RETRY,
+    shard: Shard | None = None,
 ) -> Plan:
     """Return what a sweep of ``spec`` into a directory would do; nothing is written.
 
     A directory's records are read once, or not at all where they are handed over. SpecError,
     PluginError or StoreError where the sweep could not start.
     """
-    runs = expand(spec, catalogue)
+    runs: Sequence[RunSpec] = expand(spec, catalogue)
+    runs = runs if shard is None else shard.of(runs)
     device_type = resolve_device(spec.device).partition(":")[0]
     held = directory if isinstance(directory, Snapshot) else store.snapshot(directory)
     plan = make_plan(runs, held.records, retry, device_type=device_type)
-    return replace(plan, held=held, warnings=_warnings(runs, catalogue))
+    return replace(plan, held=held, shard=shard, warnings=_warnings(runs, catalogue))
 
 
 def _warnings(runs: Sequence[RunSpec], catalogue: Catalogue) -> list[str]:
@@ -161,7 +194,8 @@ def describe(plan: Plan) -> str:
     )
     elsewhere.pop(plan.device_type, None)
     where = "".join(f", {count} of them on {device}" for device, count in elsewhere.items())
-    parts = [f"{len(plan.runs)} runs", f"{statuses['ok']} already done{where}"]
+    which = f" (shard {plan.shard.number} of {plan.shard.count})" if plan.shard else ""
+    parts = [f"{len(plan.runs)} runs{which}", f"{statuses['ok']} already done{where}"]
     parts += [
         f"{count} {status}, not tried again (--retry {status})" for status, count in alone.items()
     ]
