@@ -251,6 +251,13 @@ COLUMNS: tuple[Column, ...] = (
     ),
     *_same(_STEPS, "protocol", "batch_size", "steps", "planned_steps", unit="count"),
     Column(
+        "batch_parts",
+        "protocol",
+        unit="count",
+        meaning="parts of a batch whose gradients were added up; more than the recipe's "
+        "accumulation where a GPU had no memory for that, and the run was tried again",
+    ),
+    Column(
         "skipped_steps",
         "protocol",
         unit="count",

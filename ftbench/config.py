@@ -41,7 +41,7 @@ class SweepSpec(Settings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(1, gt=0, description="CPU threads a run; part of its key")
     deterministic: bool = Field(False, description="deterministic GPU algorithms; slower")
-    timeout_seconds: float | None = Field(None, gt=0, description="for the training of one run")
+    timeout_seconds: float | None = Field(None, gt=0, description="for one run, from its start")
     keep: Keep = Field(
         "outcomes",
         description="of each test row: outcomes (right or not, and loss), or predictions, too",

@@ -74,7 +74,7 @@ def _take(found: dict[str, tuple[RunRecord, Path]], record: RunRecord, source: P
 
 def _differences(first: RunRecord, second: RunRecord) -> Iterator[str]:
     """Yield in what two ok records of one run differ."""
-    for name in first.scores.keys() | second.scores.keys():
+    for name in sorted(first.scores.keys() | second.scores.keys()):
         one, other = first.scores.get(name), second.scores.get(name)
         if one != other:
             yield f"{name} {one} and {other}"

@@ -175,8 +175,9 @@ class _Worker:
                 os.kill(process, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
     def close(self) -> None:
-        """End the process and whatever manages it."""
+        """End the process, and whatever manages it before that can replace it."""
         self._pool.stop()  # type: ignore[no-untyped-call]
+        self.kill()
         self._pool.join()
 
 
@@ -185,8 +186,6 @@ def _stop(workers: Sequence[_Worker]) -> None:
     closing = [threading.Thread(target=worker.close, daemon=True) for worker in workers]
     for thread in closing:
         thread.start()
-    for worker in workers:
-        worker.kill()
     for thread in closing:
         thread.join(timeout=10)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status, labels_of, utc_now
 from ftbench.run.failures import failure
 from ftbench.run.isolation import isolated_execution
-from ftbench.run.work import carry_out, make_parts
+from ftbench.run.work import Parts, carry_out, make_parts
 
 OnStep = Callable[[int, int], None]
 
@@ -44,14 +46,46 @@ def run_one(
     try:
         record = replace(record, environment=_environment(spec, catalogue, device))
         with isolated_execution(spec, device):
-            parts = make_parts(spec, catalogue, device)
-            result = carry_out(parts, deadline, on_step, shares_process=shares_process, keep=keep)
+            carry = functools.partial(
+                carry_out,
+                deadline=deadline,
+                on_step=on_step,
+                shares_process=shares_process,
+                keep=keep,
+            )
+            result = _with_second_try(lambda: make_parts(spec, catalogue, device), carry)
         result["protocol"]["shared_device"] = shares_device
         record = replace(record, **result)
     # SystemExit too: a strategy must not end the sweep.
     except (Exception, SystemExit) as error:
         record = replace(record, **failure(error))
     return replace(record, run_seconds=time.perf_counter() - started)
+
+
+def _with_second_try(
+    make: Callable[[], Parts], carry: Callable[[Parts], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what a run comes to; one that a GPU has no memory for is tried in smaller parts.
+
+    Once, with twice as many parts of a batch and the same batch: the record says so. A strategy
+    that refuses accumulation, and a batch that has no more rows to part, are not tried again.
+    """
+    parts = make()
+    rows = min(parts.recipe.batch_size, parts.spec.size)
+    count = min(2 * parts.recipe.accumulation, rows)
+    try:
+        return carry(parts)
+    except torch.OutOfMemoryError:
+        if count <= parts.recipe.accumulation or "accumulation" in parts.strategy.refuses:
+            raise
+    # Outside the handler, whose traceback holds what the first try held.
+    del parts
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    again = make()
+    smaller = again.recipe.model_copy(update={"accumulation": count})
+    return carry(replace(again, recipe=smaller))
 
 
 def _begun(spec: RunSpec) -> RunRecord:

@@ -463,6 +463,9 @@ def _protocol(
         "steps": log.steps,
         "planned_steps": log.planned_steps,
         "skipped_steps": log.skipped_steps,
+        "batch_parts": min(
+            parts.recipe.accumulation, parts.recipe.batch_size, len(budget.training)
+        ),
         "best_step": log.best_step,
         "validation_loss": log.validation_loss,
         "final_loss": log.final_loss,

@@ -196,8 +196,10 @@ def test_strategy_rates_reach_the_optimizer_at_each_step(fit):
     finally:
         handle.remove()
     for step, found in enumerate(rates):
+        # What is frozen in a step, as the stem in the first, is not shown to the optimizer.
+        stem = {"stem": pytest.approx(0.01 * step / 7)} if step else {}
         assert found == {
-            "stem": pytest.approx(0.01 * step / 7),
+            **stem,
             "body": pytest.approx(0.01 * (1 + step / 7)),
             "top": pytest.approx(0.01 * (2 + step / 7)),
             "head": pytest.approx(0.03 * (3 + step / 7)),
