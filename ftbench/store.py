@@ -126,6 +126,41 @@ def _is_a_sweeps(spec: Path) -> bool:
     return spec.read_bytes().removeprefix(b"\xef\xbb\xbf").startswith(SPEC_HEADER.encode())
 
 
+def runs_in_progress(directory: Path) -> list[dict[str, Any]]:
+    """Return what a sweep that writes to a directory has noted of the runs it is carrying out.
+
+    Of each run ``identity``, ``labels`` and ``started_at``, in the order of their start.
+    """
+    found = []
+    for path in directory.glob(f"{_RUNNING}-*"):
+        with contextlib.suppress(OSError, ValueError):  # it ended meanwhile
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict) and "started_at" in values:
+                found.append(values)
+    return sorted(found, key=lambda values: str(values["started_at"]))
+
+
+def is_being_written(directory: Path) -> bool:
+    """Return whether a sweep is at work in a directory, as far as can be seen from here.
+
+    One that was killed is not; of one on another machine nobody can tell.
+    """
+    try:
+        words = (directory / _OWNER).read_text(encoding="utf-8").split()
+        process, host = int(words[1]), words[3]
+    except (OSError, ValueError, IndexError):
+        return False
+    if host != socket.gethostname() or os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
+
+
 def latest(records: Iterable[RunRecord]) -> dict[str, RunRecord]:
     """Return one record a key: the last that is ok, or else the last attempt."""
     chosen: dict[str, RunRecord] = {}

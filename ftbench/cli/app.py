@@ -210,9 +210,17 @@ def status(
     why_rerun: Annotated[
         bool, typer.Option("--why-rerun", help="Name the field that makes each pending run new.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Stay, and show what is in progress until the sweep ends."),
+    ] = False,
 ) -> None:
     """Count runs by status."""
     from ftbench.cli import status as status_command
+
+    if watch:
+        status_command.watch(directory)
+        return
 
     status_command.show(directory, spec, why_rerun=why_rerun)
 

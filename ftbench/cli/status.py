@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
@@ -10,7 +14,47 @@ import typer
 from ftbench import store
 from ftbench.config import load_spec
 from ftbench.errors import FtbenchError, SpecError
-from ftbench.records import STATUSES
+from ftbench.records import STATUSES, describe_run
+
+WATCH_EVERY = 2.0  # seconds
+
+
+def watch(directory: Path) -> None:
+    """Print where a directory stands, again and again until no sweep is at work in it.
+
+    On a terminal one display is kept up to date; elsewhere a line is added for what has changed.
+    """
+    live = sys.stdout.isatty()
+    before = ""
+    while True:
+        at_work = store.is_being_written(directory)
+        now = "\n".join(_standing(directory))
+        if live:
+            typer.clear()
+        if live or now != before:
+            typer.echo(now)
+        before = now
+        if not at_work:
+            typer.echo("no sweep is at work there")
+            return
+        time.sleep(WATCH_EVERY)
+
+
+def _standing(directory: Path) -> Iterator[str]:
+    """Yield lines on what is done, what is in progress, and the time that should be left."""
+    from ftbench.cli.progress import readable_seconds
+
+    records = store.read_own_records(directory)
+    latest = store.latest(records)
+    counts = Counter(record.status for record in latest.values())
+    done = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    yield f"{directory}: {done or 'no run has ended yet'}"
+    now = datetime.now(UTC)
+    for run in store.runs_in_progress(directory):
+        name = describe_run(run["labels"], run["identity"]["size"], run["identity"]["seed"], ())
+        since = (now - datetime.fromisoformat(run["started_at"])).total_seconds()
+        # Without the seconds where nobody looks at them as they pass.
+        yield f"  {name}" + (f" for {readable_seconds(since)}" if sys.stdout.isatty() else "")
 
 
 def show(directory: Path, spec_path: Path | None, *, why_rerun: bool) -> None:

@@ -26,6 +26,9 @@ class Work(Protocol):
     def lost(self, run: RunSpec, place: str, status: Status, message: str) -> RunRecord:
         """Return the record of a run that was carried out on ``place`` and left none."""
 
+    def spoils(self, record: RunRecord) -> bool:
+        """Return whether the process that carried out this run is good for no other."""
+
 
 class Listener(Protocol):
     """Hears of runs, several of which may be in progress, in the process of the driver."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any
@@ -110,13 +111,17 @@ class _Worker:
         # [process, run under way, steps taken, steps in all]; written without a lock, so that a
         # death leaves none held.
         self._told = context.RawArray(ctypes.c_longlong, 4)
-        self._pool = ProcessPool(
+        self._context, self._shipped = context, shipped
+        self._pool = self._new_pool()
+        self._running: _Running | None = None
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
             max_workers=1,
             initializer=_begin,
-            initargs=(shipped, place, self._told),
-            context=context,
+            initargs=(self._shipped, self._place, self._told),
+            context=self._context,
         )
-        self._running: _Running | None = None
 
     @property
     def future(self) -> Future[RunRecord]:
@@ -132,8 +137,21 @@ class _Worker:
             return False
         listener.started(run)
         self._told[1:] = [0, 0, 0]
-        self._running = _Running(run, self._pool.schedule(_carry_out, (run,)))
+        self._running = _Running(run, self._scheduled(run))
         return True
+
+    def _scheduled(self, run: RunSpec) -> Future[RunRecord]:
+        try:
+            return self._pool.schedule(_carry_out, (run,))
+        except RuntimeError:  # its process died between two runs, and took the pool with it
+            self.renew()
+            return self._pool.schedule(_carry_out, (run,))
+
+    def renew(self) -> None:
+        """Let a new process carry out what comes next."""
+        self.close()
+        self._told[0] = 0
+        self._pool = self._new_pool()
 
     def look(self, listener: Listener) -> None:
         """Note that the run is under way, and tell of steps that were taken since the last look."""
@@ -160,12 +178,17 @@ class _Worker:
             said = f"out of time: ended after {taken:.0f} s, its limit is {limit:g}"
             return work.lost(now.run, self._place, "timeout", said)
         try:
-            return now.future.result()
+            record = now.future.result()
         except ProcessExpired as error:
             return work.lost(now.run, self._place, "crashed", _death(error.exitcode))
+        except BrokenProcessPool as error:
+            return work.lost(now.run, self._place, "crashed", f"its worker process ended: {error}")
         except Exception as error:  # it could not be sent there or back
             said = f"{type(error).__name__}: {error}"
             return work.lost(now.run, self._place, "failed", said)
+        if work.spoils(record):
+            self.renew()
+        return record
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""

@@ -110,6 +110,9 @@ def _environment(spec: RunSpec, catalogue: Catalogue, device: str) -> dict[str, 
     }
 
 
+_LOST_CONTEXT = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "AcceleratorError")
+
+
 @dataclass(frozen=True)
 class RunWork:
     """What an executor does with each run, in this process or another.
@@ -136,6 +139,11 @@ class RunWork:
             shares_process=self.shares_process,
             keep=self.keep,
         )
+
+    def spoils(self, record: RunRecord) -> bool:
+        """Return whether a GPU refuses all work of the process after this: its context is lost."""
+        found = f"{record.message}{record.traceback}"
+        return record.status != "ok" and any(sign in found for sign in _LOST_CONTEXT)
 
     def lost(self, run: RunSpec, place: str, status: Status, message: str) -> RunRecord:
         """Return the record of a run that was carried out on ``place`` and left none."""

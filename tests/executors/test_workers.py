@@ -38,6 +38,9 @@ class Work:
         found = run_record(seed=run.seed)
         return replace(found, message=f"{os.getpid()} on {place}")
 
+    def spoils(self, record):
+        return record.identity["seed"] == 7
+
     def lost(self, run, place, status, message):
         return run_record(seed=run.seed, status=status, message=f"{place}: {message}")
 
@@ -57,6 +60,32 @@ def test_every_run_is_announced_and_carried_out_once_by_as_many_processes_as_pla
     assert len(homes) == 2
     assert {home.split(" on ")[1] for home in homes} == {"a", "b"}
     assert str(os.getpid()) not in {home.split()[0] for home in homes}
+
+
+def test_a_process_that_a_run_spoiled_carries_out_no_other():
+    records, _ = carried_out([0, 7, 1, 2], places=("a",))
+    homes = {seed: record.message.split()[0] for seed, record in records.items()}
+    assert homes[0] == homes[7] != homes[1] == homes[2]
+
+
+def test_a_worker_that_dies_between_two_runs_costs_none():
+    class Kills(Heard):
+        home = None
+
+        def started(self, run):
+            super().started(run)
+            if self.home is not None:
+                os.kill(self.home, signal.SIGKILL)
+                time.sleep(1.0)
+                self.home = None
+
+    heard, records = Kills(), []
+    for record in Workers(["a"]).map([run_spec(seed=s) for s in (0, 1, 2)], Work(), heard):
+        records.append(record)
+        # The next run is under way already; the one after it starts in a dead process.
+        heard.home = int(record.message.split()[0]) if len(records) == 1 else None
+    assert [record.status for record in records] == ["ok"] * 3
+    assert len({record.message for record in records}) == 2
 
 
 def test_steps_are_heard():
