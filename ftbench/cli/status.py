@@ -30,7 +30,7 @@ def watch(directory: Path) -> None:
         at_work = store.is_being_written(directory)
         now = "\n".join(_standing(directory))
         if live:
-            typer.clear()
+            sys.stdout.write("\x1b[2J\x1b[H")  # an empty screen, from its top
         if live or now != before:
             typer.echo(now)
         before = now

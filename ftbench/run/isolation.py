@@ -58,6 +58,8 @@ def isolated_execution(spec: RunSpec, device: str) -> Iterator[None]:
     try:
         with (
             torch.enable_grad(),
+            # What says "cuda" and no number means the run's own.
+            torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext(),
             torch.backends.cudnn.flags(enabled=True, deterministic=spec.deterministic),
             rng.isolated(spec.seed, "run"),
         ):
