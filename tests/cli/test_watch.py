@@ -51,6 +51,7 @@ def test_a_directory_is_being_written_while_its_writer_lives(tmp_path):
         ("process 1 on another-machine since then", True),
         ("torn", False),
     ],
+    ids=["killed", "alive", "elsewhere", "torn"],
 )
 def test_what_a_killed_writer_left_is_not_taken_for_one(tmp_path, owner, written):
     (tmp_path / ".lock-owner").write_text(owner)
