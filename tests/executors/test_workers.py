@@ -1,4 +1,5 @@
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -170,6 +171,8 @@ def test_no_worker_outlives_the_driver(tmp_path, how):
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # What a shell started in the background ignores SIGINT, and so do its children.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     with driver.stdout:
         pids = [int(driver.stdout.readline()) for _ in range(2)]
