@@ -79,12 +79,17 @@ class Prefixes:
             for stage in self._model.stages
         ]
         self._versions = [_version(tensors) for tensors in self._tensors]
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Forget the values that stages had: finish() may have changed some without a trace."""
         self._sums: list[tuple[int, ...]] = []  # of each stage's values, as far as asked for
         self._given: dict[tuple[str, int], Flows] = {}
 
     def check(self, strategy: str) -> None:
         """Raise FtbenchError where values that rows went through changed without a trace."""
-        trained = max((depth for role, depth in self._given if role == "training"), default=0)
+        roles = ("training", "validation")
+        trained = max((depth for role, depth in self._given if role in roles), default=0)
         for index in range(trained):
             if self._may_be_shared(index) and _sums(self._model.stages[index]) != self._sums[index]:
                 name = self._model.stage_names[index]

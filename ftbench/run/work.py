@@ -63,6 +63,7 @@ class Parts:
     family: BackboneFamily
     strategy: Strategy
     made: RecipeParts
+    redrawn: bool = False  # whether the seed splits the task's rows into pool and test set
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def make_parts(spec: RunSpec, catalogue: Catalogue, device: str) -> Parts:
                 f"the data or weights of {part.kind} '{part.name}' changed since the sweep "
                 "was planned; start it again"
             )
-    at_seed: object = parts.task.at_seed(spec.seed)
     what = f"task '{parts.task.name}': at_seed() returned"
-    return dataclasses.replace(parts, task=require(at_seed, Task, what, "an ftbench.Task"))
+    task = require(parts.task.at_seed(spec.seed), Task, what, "an ftbench.Task")
+    return dataclasses.replace(parts, task=task, redrawn=task is not parts.task)
 
 
 def carry_out(
@@ -143,7 +144,7 @@ def carry_out(
     # Not before: nothing of a training may know the test set.
     test = ready(require_rows(parts.task, "test()", parts.task.test(), "to"), parts.family)
     prefixes.add("test", test.to(parts.device), {"role": "test"})
-    results, outcomes, predicted = _scores(parts, scored, prefixes, keep)
+    results, outcomes, predicted = _scores(parts, model, scored, prefixes, keep)
     drift = None
     if untouched is not None and kept.source_head is not None:
         prefixes.add("drift", drift_rows(prefixes.rows("test")), {"role": "drift"})
@@ -229,9 +230,7 @@ def _prefixes(
 ) -> Prefixes:
     """Return what knows the rows of a run behind leading stages."""
     spec, identity = parts.spec, parts.spec.identity()
-    # What at_seed() redraws is another task for each seed.
-    redrawn = type(parts.task).at_seed is not Task.at_seed
-    task = {"task": identity["task"], "seed": spec.seed if redrawn else None}
+    task = {"task": identity["task"], "seed": spec.seed if parts.redrawn else None}
     prefixes = Prefixes(
         model,
         shared_shelf(),
@@ -350,6 +349,7 @@ def _fine_tune(
     )
     prefixes.check(parts.strategy.name)
     finish, scored = _finish(parts, model, budget, kept, generator)
+    prefixes.look_again()
     saved = shared_shelf().saved - saved_before
     costs = Costs(log, prepare + log.loop + finish + saved, saved, peak.peak_bytes())
     model.extras.clear()
@@ -406,21 +406,25 @@ class Predicted:
 
 
 def _scores(
-    parts: Parts, model: nn.Module, prefixes: Prefixes, keep: Keep
+    parts: Parts, model: Model, scored: nn.Module, prefixes: Prefixes, keep: Keep
 ) -> tuple[dict[str, float], Outcomes, Predicted]:
-    """Return the scores on the test set and the kept outcomes."""
+    """Return the scores on the test set and the kept outcomes.
+
+    ``scored`` is the run's ``model``, or what finish() returned in its place: that has stages of
+    its own, of which nothing is known.
+    """
     test, predicts = prefixes.rows("test"), keep == "predictions"
     saved, watch = shared_shelf().saved, Stopwatch()
-    flows = prefixes.evaluated("test") if isinstance(model, Model) else None
-    if flows is not None and isinstance(model, Model):
+    flows = prefixes.evaluated("test") if scored is model else None
+    if flows is None:
+        outcomes, kept = outcomes_of(parts.task, scored, test, predicted=predicts)
+    else:
         tail = Tail(model, flows.depth)
         outcomes, kept = outcomes_of(parts.task, tail, flows, predicted=predicts)
-    else:
-        outcomes, kept = outcomes_of(parts.task, model, test, predicted=predicts)
     wait_for(parts.device)
     predicted = Predicted(len(test), watch.read() + (shared_shelf().saved - saved))
-    scored = checked_scores(parts.task, parts.task.score(outcomes))
-    return scored, {name: values.cpu().numpy() for name, values in kept.items()}, predicted
+    found = checked_scores(parts.task, parts.task.score(outcomes))
+    return found, {name: values.cpu().numpy() for name, values in kept.items()}, predicted
 
 
 def _refuse_nonfinite(results: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
 """What frozen stages make of rows is computed once, and no score can tell."""
 
+import copy
 import json
 
 import pytest
@@ -348,3 +349,51 @@ def test_a_sweep_in_worker_processes_has_the_scores_of_one_alone(tmp_path, monke
         assert len(found[name]) == 28
     assert found["alone"] == found["one"] == found["three"]
     assert list((tmp_path / "cache" / "runs").glob("*.safetensors"))
+
+
+# What finish() does is scored, however it does it.
+
+
+class Halves(HeadOnly):
+    """Halves the weights of a stage that never trained, in one of three ways."""
+
+    how = "in place"
+
+    def finish(self, model, data):
+        scored = copy.deepcopy(model) if self.how == "in a copy" else model
+        weight = scored.stages[1][0].weight
+        with torch.no_grad():
+            (weight.data if self.how == "by .data" else weight).mul_(0.5)
+        return scored
+
+
+@pytest.mark.parametrize("how", ["in place", "by .data", "in a copy"])
+def test_what_finish_changes_is_what_is_scored(shelves, tiny_run, monkeypatch, how):
+    monkeypatch.setattr(Halves, "how", how)
+    unchanged = same_with_and_without(shelves, tiny_run, HeadOnly)
+    found = same_with_and_without(shelves, tiny_run, Halves)
+    monkeypatch.setattr(prefixes.Prefixes, "_flows", lambda *args: None)
+    expected = scores(tiny_run(Halves, steps=6))[0]
+    assert expected["nll"] != pytest.approx(unchanged["nll"], abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_fisher_of_the_source_is_one_for_all_seeds_sizes_and_strengths(shelves, tiny_run):
+    shelves()
+    tiny_run("ewc")
+    found = shelves()
+    later = [tiny_run("ewc", seed=1), tiny_run("ewc", size=15), tiny_run("ewc", steps=7)]
+    assert [record.status for record in later] == ["ok"] * 3
+    assert found.computed == 0
+
+
+def test_a_task_that_seeds_do_not_redraw_has_one_test_set_for_all(shelves, tiny_run):
+    class Same(TinyTask):
+        def at_seed(self, seed):
+            return self
+
+    shelves()
+    tiny_run("head-only", task=Same, seed=0)
+    found = shelves()
+    tiny_run("head-only", task=Same, seed=1)
+    assert found.computed == 1  # the training rows alone
