@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
 from ftbench.records import RunRecord, RunSpec, Status
 
 OnStep = Callable[[int, int], None]
+Records = Generator[RunRecord, None, None]
+"""Records as runs end; closing it ends what is in progress."""
 
 
 class Work(Protocol):
@@ -50,5 +52,5 @@ class Executor(Protocol):
     shares_process: bool
     """Whether several are in progress in one process, whose memory then tells of none of them."""
 
-    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
+    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Records:
         """Yield each run's record as it ends; the listener hears of a run before it starts."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from ftbench.executors.contract import Listener, Work
-from ftbench.records import RunRecord, RunSpec
+from ftbench.executors.contract import Listener, Records, Work
+from ftbench.records import RunSpec
 
 
 class Serial:
@@ -19,7 +19,7 @@ class Serial:
     def __init__(self, place: str) -> None:
         self._place = place
 
-    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
+    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Records:
         """Yield each run's record as it ends, in order; nothing runs before it is asked for."""
         for run in runs:
             listener.started(run)

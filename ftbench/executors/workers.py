@@ -21,7 +21,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from ftbench.errors import FtbenchError
-from ftbench.executors.contract import Listener, Work
+from ftbench.executors.contract import Listener, Records, Work
 from ftbench.records import RunRecord, RunSpec
 
 _LOOK_EVERY = 0.2  # seconds between looks at steps and clocks
@@ -46,7 +46,7 @@ class Workers:
         self.at_once = len(self._places)
         self.shares_device = len(set(places)) < len(self._places)
 
-    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Iterator[RunRecord]:
+    def map(self, runs: Iterable[RunSpec], work: Work, listener: Listener) -> Records:
         """Yield each run's record as it ends; a run starts when a worker is free for it."""
         context = _context(self._preload)
         shipped = _pickled(work)

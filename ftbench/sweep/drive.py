@@ -114,11 +114,13 @@ class _Drive:
                 images.decode()
             waiting = LongestFirst(plan)
             runs = waiting if executor.at_once > 1 else plan.pending
-            for record in executor.map(runs, work, _Announced(self)):
-                waiting.finished(record)
-                self.opened.append(record)
-                self.catalogue.notify("ftbench_run_finished", record=record)
-                self.progress.finished(record)
+            # Closed however it is left: workers must not outlive the lock on the directory.
+            with contextlib.closing(executor.map(runs, work, _Announced(self))) as records:
+                for record in records:
+                    waiting.finished(record)
+                    self.opened.append(record)
+                    self.catalogue.notify("ftbench_run_finished", record=record)
+                    self.progress.finished(record)
         except BaseException as error:
             self._leave(error)
             raise

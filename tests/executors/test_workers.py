@@ -183,3 +183,10 @@ def test_no_worker_outlives_the_driver(tmp_path, how):
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, pids))
+
+
+def test_closing_the_records_ends_the_workers():
+    records = Workers(["a", "b"]).map([run_spec(seed=s) for s in (0, 9, 9, 9)], Work(), Heard())
+    home = int(next(records).message.split()[0])
+    records.close()
+    assert not alive(home)
