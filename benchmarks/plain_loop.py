@@ -291,7 +291,8 @@ def diagonal_fisher(
         model.zero_grad()
         F.cross_entropy(outputs, label).backward()
         for sum_of_squares, parameter in zip(fisher, backbone.parameters(), strict=True):
-            sum_of_squares += parameter.grad**2 / count  # type: ignore[operator]
+            assert parameter.grad is not None
+            sum_of_squares += parameter.grad**2 / count
     model.zero_grad()
     return fisher
 

@@ -20,8 +20,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import ftbench
@@ -141,7 +143,7 @@ def table(loop: Side, sweep: Side, resumes: Sequence[float], workers: int, devic
         f"- {sum(map(len, sweep.of.values()))} runs; the loop takes them one after the other on "
         f"all cores, the sweep {workers} at a time: seconds of its runs are divided by that",
         f"- the same command with nothing left to do: {statistics.median(resumes):.1f} s",
-        *(f"- {line}" for line in _accuracies(loop, sweep)),
+        f"- mean accuracy of the sweep less the loop's, in points: {_apart(loop, sweep)}",
     ]
     if device == "cpu":
         notes.append(f"- {_limit(loop, sweep, workers)}")
@@ -150,17 +152,14 @@ def table(loop: Side, sweep: Side, resumes: Sequence[float], workers: int, devic
     return "\n".join([*aligned([head, *rows]), "", *notes]) + "\n"
 
 
-def _accuracies(loop: Side, sweep: Side) -> list[str]:
-    """Return how far the mean accuracies of both are apart, and the error of that."""
+def _apart(loop: Side, sweep: Side) -> str:
+    """Return how far the mean accuracies of both are apart, strategy by strategy."""
     parts = []
     for name in STRATEGIES:
         theirs, ours = loop.accuracies[name], sweep.accuracies[name]
-        if len(theirs) < 2 or len(ours) < 2:
-            continue
-        # Sizes are the same in both, so the spread over them is no error of the difference.
-        apart = statistics.mean(ours) - statistics.mean(theirs)
-        parts.append(f"{name} {100 * apart:+.1f}")
-    return [f"mean accuracy of the sweep less the loop's, in points: {', '.join(parts)}"]
+        if theirs and ours:
+            parts.append(f"{name} {100 * (statistics.mean(ours) - statistics.mean(theirs)):+.1f}")
+    return ", ".join(parts)
 
 
 def _limit(loop: Side, sweep: Side, workers: int) -> str:
@@ -186,7 +185,7 @@ def run_flops() -> float:
         model(torch.zeros(setup.batch_size, 1, 32, 32)).sum().backward()
     with FlopCounterMode(display=False) as predicting, torch.no_grad():
         model(torch.zeros(1, 1, 32, 32))
-    rows = len(setup.test) + len(setup.held_out or [])  # type: ignore[arg-type]
+    rows = sum(len(cast(TensorDataset, part)) for part in (setup.test, setup.held_out))
     steps = setup.steps * training.get_total_flops()
     return float(steps + rows * predicting.get_total_flops())
 

@@ -95,9 +95,6 @@ class Shelf:
 
     def values(self, what: Mapping[str, Any], make: Callable[[], Block]) -> Found | None:
         """Return what ``make`` makes: tensors of any shape, each with at least one dimension."""
-        return self._joined(what, make)
-
-    def _joined(self, what: Mapping[str, Any], make: Callable[[], Block]) -> Found | None:
         # As one row each.
         found = self.rows(what, 1, lambda: [{n: t.unsqueeze(0) for n, t in make().items()}])
         if found is None:

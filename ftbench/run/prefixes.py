@@ -6,14 +6,14 @@ import functools
 import hashlib
 import importlib.metadata
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules import module as nn_module
 from torch.utils import _pytree
 
@@ -22,14 +22,20 @@ from ftbench.backbone import Model
 from ftbench.cache import Found, Shelf
 from ftbench.errors import FtbenchError
 from ftbench.predictions import BATCH
+from ftbench.run.stillness import draws, structure, sums, tensors_of, version
 from ftbench.task import Examples
 from ftbench.train.precision import Precision
 from ftbench.train.prefix import WHOLE, Flows, Rows
 from ftbench.train.statistics import untouched
+from ftbench.training import Share
 
 _SHARE = 0.25  # of a GPU's free memory that flows may take
 _EVALUATED = 1 << 30  # bytes of what is only predicted from: more is faster computed than read
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "ftbench")
+
+
+Values = list[list[int]]
+"""Sums of the bits of each stage's tensors."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Prefixes:
         self._model, self._shelf, self._device, self._seed = model, shelf, device, seed
         self._about, self._task, self._precision = about, task, precision
         self._known: dict[str, Known] = {}
-        self._built = [_structure(stage) for stage in model.stages]
+        self._built = [structure(stage) for stage in model.stages]
         self._moving = len(model.stages)  # the first stage that trains, or was seen not to be still
         self.settle()
 
@@ -75,10 +81,10 @@ class Prefixes:
         """Take the stages as they are now for those that rows go through."""
         self._tensors = [
             # Those of inference mode cannot be written to, and count no versions.
-            tuple(tensor for tensor in _tensors(stage) if not tensor.is_inference())
+            tuple(tensor for tensor in tensors_of(stage) if not tensor.is_inference())
             for stage in self._model.stages
         ]
-        self._versions = [_version(tensors) for tensors in self._tensors]
+        self._versions = [version(tensors) for tensors in self._tensors]
         self.look_again()
 
     def look_again(self) -> None:
@@ -91,7 +97,7 @@ class Prefixes:
         roles = ("training", "validation")
         trained = max((depth for role, depth in self._given if role in roles), default=0)
         for index in range(trained):
-            if self._may_be_shared(index) and _sums(self._model.stages[index]) != self._sums[index]:
+            if self._may_be_shared(index) and sums(self._model.stages[index]) != self._sums[index]:
                 name = self._model.stage_names[index]
                 raise FtbenchError(
                     f"strategy '{strategy}' changed values of the frozen stage {name} by .data or "
@@ -115,21 +121,9 @@ class Prefixes:
         """Return the rows of a role as they go into the first stage."""
         return self._known[role].examples
 
-    def shared(
-        self,
-        name: str,
-        make: Callable[[], Mapping[str, Tensor]],
-        rows: str,
-        options: Mapping[str, Any],
-    ) -> Mapping[str, Tensor]:
-        """Return tensors that depend on the stages as they are now, on some rows and on options."""
-        if [_structure(stage) for stage in self._model.stages] != self._built:
-            return make()
-        return self.made(name, make, rows, options, self.values())
-
-    def values(self) -> list[list[int]]:
+    def values(self) -> Values:
         """Return what tells the values of all stages as they are now from all others."""
-        return [list(_sums(stage)) for stage in self._model.stages]
+        return [list(sums(stage)) for stage in self._model.stages]
 
     def made(
         self,
@@ -137,18 +131,22 @@ class Prefixes:
         make: Callable[[], Mapping[str, Tensor]],
         rows: str,
         options: Mapping[str, Any],
-        stages: list[list[int]],
+        stages: Values | None = None,
     ) -> Mapping[str, Tensor]:
-        """Return tensors that depend on stages of these values, on some rows and on options."""
+        """Return tensors that depend on stages of these values, on some rows and on options.
+
+        The stages are those of now unless given; they have to be of the modules they were built of.
+        """
         known = self._known.get(rows)
-        if known is None:
+        changed = [structure(stage) for stage in self._model.stages] != self._built
+        if known is None or (stages is None and changed):
             return make()
         what = {
             **self._about,
             "made": name,
             "options": dict(options),
             "rows": known.what,
-            "stages": stages,
+            "stages": self.values() if stages is None else stages,
         }
         found = self._shelf.values(what, make)
         if found is None:
@@ -168,7 +166,7 @@ class Prefixes:
         return index < self._moving and self._is_still(index)
 
     def _is_still(self, index: int) -> bool:
-        return _version(self._tensors[index]) == self._versions[index]
+        return version(self._tensors[index]) == self._versions[index]
 
     def _flows(self, role: str, depth: int, precision: str, most: int | None) -> Flows | None:
         depth = self._alike(min(depth, self._moving))
@@ -193,10 +191,10 @@ class Prefixes:
             return 0
         for index in range(depth):
             stage = self._model.stages[index]
-            if not self._is_still(index) or _structure(stage) != self._built[index]:
+            if not self._is_still(index) or structure(stage) != self._built[index]:
                 return index
             if index == len(self._sums):
-                self._sums.append(_sums(stage))
+                self._sums.append(sums(stage))
         return depth
 
     def _found(self, role: str, depth: int, precision: str, most: int | None) -> Found | None:
@@ -235,10 +233,10 @@ class Prefixes:
                     Precision(precision, torch.device(self._device)).forward(),
                 ):
                     stages.eval()
-                    before = _draws(self._device)
+                    before = draws(self._device)
                     for stage in stages:
                         inputs = stage(inputs)
-                    drew = not _equal(before, _draws(self._device))
+                    drew = before != draws(self._device)
                 moved = not all(self._is_still(index) for index in range(depth))
                 if drew or moved or not _are_flows(inputs, len(rows)):
                     raise _NotStillError
@@ -248,26 +246,21 @@ class Prefixes:
                 module.training = mode
 
 
-class Sharing:
-    """:meth:`Prefixes.shared` for a strategy.
+def sharing(prefixes: Prefixes) -> Share:
+    """Return :meth:`Prefixes.made` for a strategy.
 
     It holds what it is of weakly, so that what a strategy keeps does not lead to rows it may not
     see.
     """
+    known = weakref.ref(prefixes)
 
-    def __init__(self, prefixes: Prefixes) -> None:
-        self._prefixes = weakref.ref(prefixes)
-
-    def __call__(
-        self,
-        name: str,
-        make: Callable[[], Mapping[str, Tensor]],
-        rows: str,
-        options: Mapping[str, Any],
+    def share(
+        name: str, make: Callable[[], Mapping[str, Tensor]], rows: str, options: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
-        """Return tensors that were made before, or make them."""
-        prefixes = self._prefixes()
-        return make() if prefixes is None else prefixes.shared(name, make, rows, options)
+        there = known()
+        return make() if there is None else there.made(name, make, rows, options)
+
+    return share
 
 
 class _NotStillError(Exception):
@@ -333,84 +326,3 @@ def _are_flows(value: Any, rows: int) -> bool:
     """Return whether this is what stages hand on: a tensor or a flat dict of some, rows first."""
     found = list(value.values()) if isinstance(value, dict) else [value]
     return all(isinstance(t, Tensor) and t.dim() > 0 and len(t) == rows for t in found)
-
-
-def _structure(stage: nn.Module) -> list[tuple[nn.Module, type, dict[str, Any]]]:
-    """Return what a stage consists of, values apart: modules, hooks, attributes, which tensors."""
-    return [
-        (module, type(module), {n: _shallow(v) for n, v in vars(module).items() if n != "training"})
-        for module in stage.modules()
-    ]
-
-
-def _shallow(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return [(key, id(item)) for key, item in value.items()]
-    plain = value is None or isinstance(value, str | bytes | bool | int | float | complex)
-    if plain or (isinstance(value, tuple) and all(isinstance(v, int | float | str) for v in value)):
-        return value
-    return id(value)
-
-
-def _tensors(stage: nn.Module) -> Iterator[Tensor]:
-    yield from stage.parameters()
-    yield from stage.buffers()
-    for module in stage.modules():
-        yield from (v for v in vars(module).values() if isinstance(v, Tensor))
-
-
-def _version(tensors: Sequence[Tensor]) -> int:
-    """Return a number that changes where one is written to: but by .data or a fused optimizer."""
-    return sum([tensor._version for tensor in tensors])
-
-
-@torch.no_grad()
-def _sums(stage: nn.Module) -> tuple[int, ...]:
-    """Return two sums of the bits of each tensor, one of them by place: other values have others.
-
-    They are taken in whole numbers that wrap around, on the tensor's device.
-    """
-    found: list[Tensor] = []
-    for tensor in _tensors(stage):
-        bits = _bits(tensor).to(torch.int64)
-        places = torch.arange(1, len(bits) + 1, device=bits.device)
-        found += [bits.sum(), (bits * places).sum()]
-    if not found:
-        return ()
-    return tuple(torch.stack([value.cpu() for value in found]).tolist())
-
-
-_WHOLE_NUMBERS: dict[int, torch.dtype] = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().contiguous()
-    flat = (torch.view_as_real(flat) if flat.is_complex() else flat).view(-1)
-    return flat.view(dtype=_WHOLE_NUMBERS[flat.element_size()])
-
-
-def _draws(device: str) -> Sequence[Any]:
-    """Return where the global generators stand."""
-    import random
-
-    found: list[Any] = [torch.get_rng_state(), _numpy_state(), random.getstate()]
-    if device != "cpu":
-        found.append(torch.cuda.get_rng_state(device))
-    return found
-
-
-def _numpy_state() -> Any:
-    state: Any = np.random.get_state()
-    return state[1]
-
-
-def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return all(
-        bool((one == other).all()) if hasattr(one, "all") else one == other
-        for one, other in zip(first, second, strict=True)
-    )

@@ -28,7 +28,7 @@ from ftbench.recipe_parts import RecipeParts
 from ftbench.records import RunSpec
 from ftbench.run.drift import Untouched, drift_rows, measure_drift
 from ftbench.run.isolation import wait_for
-from ftbench.run.prefixes import Prefixes, Sharing, machine
+from ftbench.run.prefixes import Prefixes, machine, sharing
 from ftbench.run.ready import ready
 from ftbench.run.retention import (
     Retention,
@@ -393,7 +393,7 @@ def _visible(
         source_head=visible_head(kept.source_head, model),
         loss=TaskLoss(parts.task),
         generator=generator,
-        _share=None if prefixes is None else Sharing(prefixes),
+        _share=None if prefixes is None else sharing(prefixes),
     )
 
 

@@ -20,7 +20,7 @@ from ftbench.task import Examples
 from ftbench.train.early_stopping import EarlyStopping
 from ftbench.train.history import History
 from ftbench.train.losses import Loss
-from ftbench.train.prefix import Flows, Prefixes, Tail
+from ftbench.train.prefix import Flows, KnownRows, Tail
 from ftbench.train.statistics import Statistics
 from ftbench.train.steps import Passes, Steps
 
@@ -54,7 +54,7 @@ def train(
     seed: int,
     validation: Examples | None = None,
     generator: torch.Generator | None = None,
-    prefixes: Prefixes | None = None,
+    prefixes: KnownRows | None = None,
     deadline: float | None = None,
     on_ready: Callable[[], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,

@@ -53,7 +53,7 @@ def _taken(tensor: Tensor, index: Tensor, device: str) -> Tensor:
     return found.permute(0, 3, 1, 2) if last else found
 
 
-class Prefixes(Protocol):
+class KnownRows(Protocol):
     """Gives the outputs of frozen leading stages, which have not moved since they were built."""
 
     def training(self, depth: int) -> Flows | None:

@@ -30,7 +30,7 @@ from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import Groups, build_optimizer, checked_factor, set_rates
 from ftbench.train.order import BatchOrder
 from ftbench.train.precision import Precision
-from ftbench.train.prefix import Flows, Prefixes, Rows
+from ftbench.train.prefix import Flows, KnownRows, Rows
 from ftbench.train.statistics import Buffers, moving_modules
 from ftbench.training import Forward, Step
 
@@ -68,7 +68,7 @@ class Steps:
         loss: Loss,
         seed: int,
         generator: torch.Generator,
-        prefixes: Prefixes | None = None,
+        prefixes: KnownRows | None = None,
     ) -> None:
         self._model, self._examples, self.loss = model, examples, CheckedLoss(loss)
         self._strategy, self._recipe, self._made, self._seed = strategy, recipe, made, seed

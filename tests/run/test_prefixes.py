@@ -2,7 +2,9 @@
 
 import copy
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,6 +258,16 @@ class Noisy(nn.Module):
         return F.dropout(x, 0.3, training=True)
 
 
+class NumpyNoise(nn.Module):
+    def forward(self, x):
+        return x + np.random.normal(size=1).item()
+
+
+class PythonNoise(nn.Module):
+    def forward(self, x):
+        return x + random.random()
+
+
 class Counting(nn.Module):
     def __init__(self):
         super().__init__()
@@ -266,7 +278,7 @@ class Counting(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("kind", [Noisy, Counting])
+@pytest.mark.parametrize("kind", [Noisy, NumpyNoise, PythonNoise, Counting])
 def test_stages_that_are_not_the_same_each_time_are_run_each_time(
     shelves, tiny_run, monkeypatch, kind
 ):
