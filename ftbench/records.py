@@ -84,7 +84,24 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """The SHA-256 of the identity, as 64 hexadecimal digits."""
-        return identity_key(self.identity())
+        before, after = self._around_seed
+        text = f'{before},"seed":{json.dumps(self.seed)},{after}'
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def _around_seed(self) -> tuple[str, str]:
+        """What stands before the seed in the canonical JSON of the identity, and after it."""
+        identity = self.identity()
+        before = {name: value for name, value in identity.items() if name < "seed"}
+        after = {name: value for name, value in identity.items() if name > "seed"}
+        return canonical(before)[:-1], canonical(after)[1:]
+
+    def at_seed(self, seed: int) -> RunSpec:
+        """Return the same point of the grid with another seed: of its key, the rest is known."""
+        found = object.__new__(RunSpec)  # nothing in it is checked again: grids are large
+        found.__dict__.update(self.__dict__, seed=seed, _around_seed=self._around_seed)
+        found.__dict__.pop("key", None)
+        return found
 
     def describe(self, parts: Collection[str] = ()) -> str:
         """Return a short name for progress lines and messages, with task and backbone if asked."""
@@ -252,6 +269,11 @@ def describe_run(
     return f"{labels['strategy']}{where} at size {size}, seed {seed}"
 
 
+def identity_of(run: RunSpec | RunRecord) -> Mapping[str, Any]:
+    """Return the identity of a run that is planned or over."""
+    return run.identity() if isinstance(run, RunSpec) else run.identity
+
+
 def labels_of(spec: RunSpec) -> dict[str, str]:
     """Return the display names of a run's components, its recipe's parts among them."""
     return {
@@ -264,8 +286,12 @@ def labels_of(spec: RunSpec) -> dict[str, str]:
 
 def identity_key(identity: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an identity's canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """Return JSON in its one spelling: sorted keys, no spaces."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbench.errors import StoreError
+from ftbench.lines import FOREIGN, LineReader, making_many, parse
 from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
 
 RUNS = "runs.jsonl"
@@ -35,24 +36,25 @@ def read_records(directory: Path) -> list[RunRecord]:
     program's or a newer ftbench's.
     """
     path = directory / RUNS
+    records, problems, reader = [], [], LineReader(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file, making_many():
+            for number, line in enumerate(file, start=1):
+                if line.isspace():
+                    continue
+                found = reader.read(line, number)
+                if isinstance(found, RunRecord):
+                    records.append(found)
+                # What follows the last newline is being written, or torn; the writer's start says
+                # so.
+                elif line.endswith(b"\n"):
+                    problems.append((number, found))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    records, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        found = _parse(line, f"{path}, line {number}")
-        if isinstance(found, RunRecord):
-            records.append(found)
-        # What follows the last newline is being written, or torn; the writer's start says so.
-        elif number < len(lines):
-            problems.append((number, found))
     if problems and not records:
-        ours = [problem for problem in problems if problem[1] not in _FOREIGN]
+        ours = [problem for problem in problems if problem[1] not in FOREIGN]
         if not ours:
             raise StoreError(
                 f"{path} holds no ftbench record; is this another project's directory?"
@@ -397,7 +399,7 @@ class Store:
         if end == len(data):
             return
         try:
-            if isinstance(_parse(data[end:], f"{self._path}, last line"), RunRecord):
+            if isinstance(parse(data[end:], f"{self._path}, last line"), RunRecord):
                 with open(self._path, "ab") as file:
                     file.write(b"\n")  # all that was lost
                 return
@@ -440,7 +442,7 @@ def _crashed(path: Path) -> RunRecord | None:
             "message": "the process ended during this run",
             **{name: note[name] for name in ("identity", "labels", "started_at")},
         }
-        found = _parse(json.dumps(values, allow_nan=False).encode(), str(path))
+        found = parse(json.dumps(values, allow_nan=False).encode(), str(path))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     if isinstance(found, RunRecord) and path.name == f"{_RUNNING}-{found.key[:16]}":
@@ -481,33 +483,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-_SURROGATES = (b"\\ud", b"\\uD", b"\xed")  # how JSON spells a surrogate, and UTF-8's first byte
-_FOREIGN = ("it is not JSON", "ftbench did not write it")
-
-
-def _parse(line: bytes, where: str) -> RunRecord | str:
-    """Return the record that a line holds, or what keeps it from being one."""
-    try:
-        values = json.loads(line)
-        if any(mark in line for mark in _SURROGATES):
-            # Half a character, which no file and no table takes; whole ones stay as they are.
-            text = json.dumps(values, ensure_ascii=False).encode("utf-16", "surrogatepass")
-            values = json.loads(text.decode("utf-16", "replace"))
-    except (ValueError, RecursionError):
-        return _FOREIGN[0]
-    schema = values.get("schema") if isinstance(values, dict) else None
-    if not isinstance(schema, int):
-        return _FOREIGN[1]
-    if schema > SCHEMA:
-        raise StoreError(
-            f"{where} was written by a newer ftbench (format {schema}, this one reads {SCHEMA}); "
-            "upgrade ftbench"
-        )
-    try:
-        return RunRecord.from_json(values)
-    except TypeError as error:
-        return str(error)
-    except RecursionError:
-        return "it is nested too deep"

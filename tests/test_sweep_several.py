@@ -12,6 +12,7 @@ import ftbench
 from ftbench import store
 from ftbench.errors import PluginError, SpecError
 from ftbench.executors import Serial
+from ftbench.lines import LineReader
 from ftbench.plugins import load_catalogue
 from ftbench.run import RunWork
 from ftbench.sweep import estimate_seconds, expand, make_plan, plan_for, reasons, run_sweep
@@ -130,10 +131,8 @@ def test_an_estimate_for_a_gpu_does_not_count_a_processors_seconds():
 def test_a_resumed_sweep_reads_its_records_once(tmp_path, catalogue, monkeypatch):
     run_sweep(tiny_sweep(), tmp_path, catalogue=catalogue)
     parsed = []
-    parse = store._parse
-    monkeypatch.setattr(
-        store, "_parse", lambda line, where: parsed.append(line) or parse(line, where)
-    )
+    read = LineReader.read
+    monkeypatch.setattr(LineReader, "read", lambda *args: parsed.append(args[1]) or read(*args))
     plan = run_sweep(tiny_sweep(seeds=(0, 1)), tmp_path, catalogue=catalogue)
     assert len(parsed) == 2
     assert len(plan.records) == len(plan.done) == 4

@@ -6,16 +6,16 @@ import json
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ftbench.config import SweepSpec
 from ftbench.plugins import Catalogue
-from ftbench.recipe import Recipe
-from ftbench.records import RunRecord, RunSpec
+from ftbench.recipe import PARTS, Recipe
+from ftbench.records import RunRecord, RunSpec, identity_of
 from ftbench.run import resolve_device, run_one
 from ftbench.sweep.plan import Plan
+from ftbench.sweep.points import PerSetting
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Estimator:
 
     def __init__(self, records: Iterable[RunRecord] = (), device_type: str = "") -> None:
         self._device_type = device_type
+        self._likeness = PerSetting(likeness)
         self._same: dict[str, _Mean] = defaultdict(_Mean)
         self._besides_steps: dict[str, _Mean] = defaultdict(_Mean)
         self._of_a_step: dict[str, _Mean] = defaultdict(_Mean)
@@ -47,7 +48,7 @@ class Estimator:
         elsewhere = record.environment.get("device_type", "") != self._device_type
         if record.status != "ok" or (self._device_type and elsewhere):
             return
-        alike = likeness(record.identity)
+        alike = self._likeness(record)
         step = _number(record.costs.get("step_seconds"))
         besides = record.run_seconds - step * _number(record.protocol.get("steps"))
         self._same[alike.whole].add(record.run_seconds)
@@ -56,7 +57,7 @@ class Estimator:
 
     def seconds(self, run: RunSpec, alike: Likeness | None = None) -> float | None:
         """Return what one run should take; None where no finished run is like it."""
-        alike = alike or likeness(run.identity())
+        alike = alike or self._likeness(run)
         if alike.whole in self._same:
             return self._same[alike.whole].value
         if alike.but_length not in self._of_a_step:
@@ -103,20 +104,13 @@ class TimeLeft:
 
 
 def kinds_of(runs: Iterable[RunSpec]) -> list[Likeness]:
-    """Return the likeness of each run; a plan's runs share their parts, so most are known."""
-    known: dict[tuple[int, ...], Likeness] = {}
-    found = []
-    for run in runs:
-        parts = (run.task, run.backbone, run.strategy, run.recipe)
-        same = (*map(id, parts), run.size)
-        if same not in known:
-            known[same] = likeness(run.identity())
-        found.append(known[same])
-    return found
+    """Return the likeness of each run."""
+    return list(map(PerSetting(likeness), runs))
 
 
-def likeness(identity: Mapping[str, Any]) -> Likeness:
+def likeness(run: RunSpec | RunRecord) -> Likeness:
     """Return what a run shares with others by its identity."""
+    identity = identity_of(run)
     recipe = identity["recipe"]
     parts = [identity[part]["name"] for part in ("task", "backbone")]
     parts += [identity[part].get("options") for part in ("task", "backbone")]
@@ -169,12 +163,18 @@ def probe_seconds(plan: Plan, spec: SweepSpec, catalogue: Catalogue) -> float:
     # Warm-up: the first run also loads the data.
     _probe(next(iter(firsts.values())), 1, catalogue, device)
     trials = {kind: _probe(run, steps, catalogue, device) for kind, run in firsts.items()}
-    total = 0.0
+    steps_of, total = PerSetting(_steps), 0.0
     for kind, run in zip(kinds, plan.pending, strict=True):
         trial = trials[kind]
-        rest = Recipe.model_validate(run.recipe).total_steps(run.size) - steps
+        rest = steps_of(run) - steps
         total += trial.run_seconds + float(trial.costs.get("step_seconds") or 0.0) * rest
     return total / plan.workers
+
+
+def _steps(run: RunSpec | RunRecord) -> int:
+    identity = identity_of(run)
+    settings = {n: v for n, v in identity["recipe"].items() if n not in PARTS}
+    return Recipe.model_validate(settings).total_steps(identity["size"])
 
 
 def _probe(run: RunSpec, steps: int, catalogue: Catalogue, device: str) -> RunRecord:

@@ -45,25 +45,25 @@ def expand(spec: SweepSpec, catalogue: Catalogue) -> list[RunSpec]:
     for at, parts in recipes.values():
         check_refusals(at, strategies, [recipe["mixing"] for recipe in parts])
         check_class_weights(at, tasks)
-    return [
+    points = [
         RunSpec(
             task=task.identity,
             backbone=backbone.identity,
             strategy=strategy.identity,
             recipe=recipes[size][0].settings(),
             size=size,
-            seed=seed,
+            seed=0,
             threads=spec.threads,
             deterministic=spec.deterministic,
             parts={kind: part.identity for kind, part in recipe.items()},
         )
-        for seed in spec.seeds
         for task in tasks
         for backbone in backbones
         for size in sizes[task.identity.label]
         for recipe in recipes[size][1]
         for strategy in strategies
     ]
+    return [point.at_seed(seed) for seed in spec.seeds for point in points]
 
 
 def _points(base: type[Part], texts: Sequence[str], catalogue: Catalogue) -> list[Resolved[Part]]:

@@ -12,6 +12,7 @@ from typing import cast
 from ftbench import store
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError, did_you_mean
+from ftbench.lines import making_many
 from ftbench.plugins import Catalogue
 from ftbench.records import STATUSES, RunRecord, RunSpec, Status, describe_run
 from ftbench.run import resolve_device
@@ -108,11 +109,12 @@ def plan_for(
     A directory's records are read once, or not at all where they are handed over. SpecError,
     PluginError or StoreError where the sweep could not start.
     """
-    runs: Sequence[RunSpec] = expand(spec, catalogue)
-    runs = runs if shard is None else shard.of(runs)
     device_type = resolve_device(spec.device).partition(":")[0]
-    held = directory if isinstance(directory, Snapshot) else store.snapshot(directory)
-    plan = make_plan(runs, held.records, retry, device_type=device_type)
+    with making_many():
+        runs: Sequence[RunSpec] = expand(spec, catalogue)
+        runs = runs if shard is None else shard.of(runs)
+        held = directory if isinstance(directory, Snapshot) else store.snapshot(directory)
+        plan = make_plan(runs, held.records, retry, device_type=device_type)
     return replace(plan, held=held, shard=shard, warnings=_warnings(runs, catalogue))
 
 

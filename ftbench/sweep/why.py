@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftbench.records import COMPONENTS, RunRecord, RunSpec, flatten
+from ftbench.records import COMPONENTS, RunRecord, RunSpec, flatten, identity_of
 from ftbench.sweep.plan import Plan
+from ftbench.sweep.points import PerSetting
 
 Point = tuple[str, str, str, int, int]  # task, backbone, strategy, size, seed
 Change = Mapping[str, tuple[Any, Any]]  # field: (old, new)
@@ -33,8 +34,10 @@ def why_new(run: RunSpec, records: Iterable[RunRecord]) -> Change:
 
 def reasons(plan: Plan) -> Counter[str]:
     """Return why pending runs are pending, one line a reason, with how many runs it holds for."""
-    stored = StoredRuns(plan.records)
     counts: Counter[str] = Counter()
+    if not plan.pending:
+        return counts
+    stored = StoredRuns(plan.records)
     for run in plan.pending:
         if run.key in plan.done:
             counts[f"ended as {plan.done[run.key].status}, will be tried again"] += 1
@@ -87,12 +90,14 @@ class StoredRuns:
         self.seen: dict[str, set[Any]] = {name: set() for name in _POINT}
         self._settings: dict[str, _Setting] = {}
         self._stored: dict[Point, _Stored] = {}
+        self._setting_of = PerSetting(lambda run: self._setting(identity_of(run)))
+        self._point_of = PerSetting(lambda run: _point(identity_of(run))[:-1])
         self._changes: dict[tuple[int, int], Change] = {}
         for record in records:
-            point = _point(record.identity)
+            point = (*self._point_of(record), record.identity["seed"])
             for name, value in zip(_POINT, point, strict=True):
                 self.seen[name].add(value)
-            setting = self._setting(record.identity)
+            setting = self._setting_of(record)
             self._stored.setdefault(point, _Stored()).settings[setting.total] = setting
 
     def __bool__(self) -> bool:
@@ -101,11 +106,10 @@ class StoredRuns:
 
     def why_new(self, run: RunSpec) -> Change:
         """Return the fields (old, new) in which ``run`` differs from the nearest stored run."""
-        identity = run.identity()
-        stored = self._stored.get(_point(identity))
+        stored = self._stored.get((*self._point_of(run), run.seed))
         if stored is None:
             return {}
-        new = self._setting(identity)
+        new = self._setting_of(run)
         changes = [self._change(old, new) for old in _candidates(stored, new)]
         return min((change for change in changes if change), key=len, default={})
 
