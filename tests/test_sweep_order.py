@@ -98,13 +98,13 @@ def test_a_process_has_a_device_or_threads_of_its_own(gpus, options, workers, ex
 
 
 def test_no_more_processes_than_runs_and_none_where_one_core_is_all(gpus, monkeypatch):
-    found = executor_for(spec(), 3, "auto")
+    found = executor_for(spec(), [run_spec()] * 3, "auto")
     assert (type(found), found.at_once, found.shares_device) == (Workers, 3, True)
-    assert isinstance(executor_for(spec(), 1, "auto"), Serial)
-    assert isinstance(executor_for(spec(), 9, 0), Serial)
-    assert isinstance(executor_for(spec(), 9, 1), Workers)
+    assert isinstance(executor_for(spec(), [run_spec()], "auto"), Serial)
+    assert isinstance(executor_for(spec(), [run_spec()] * 9, 0), Serial)
+    assert isinstance(executor_for(spec(), [run_spec()] * 9, 1), Workers)
     # A GPU's context can be lost, and is lost with its process alone.
-    assert isinstance(executor_for(spec(device="cuda:1"), 9, "auto"), Workers)
+    assert isinstance(executor_for(spec(device="cuda:1"), [run_spec()] * 9, "auto"), Workers)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "many", "1.5"])

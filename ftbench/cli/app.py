@@ -112,6 +112,20 @@ def sweep(
             "0 for none but this one.",
         ),
     ] = "auto",
+    runs_per_gpu: Annotated[
+        int, typer.Option(min=1, help="Runs that share each GPU at a time, with --workers auto.")
+    ] = 1,
+    executor: Annotated[
+        str, typer.Option(help="local, or ray: on the nodes of a Ray cluster (ftbench[ray]).")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster, or auto for a running one; without it, one here."),
+    ] = None,
+    node_label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only Ray nodes that have this label."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -156,6 +170,8 @@ def sweep(
             out,
             retry=retry,
             workers=workers,
+            runs_per_gpu=runs_per_gpu,
+            cluster=sweeping.cluster_of(executor, address, node_label or ()),
             shard=shard,
             dry_run=dry_run,
             quick=quick,

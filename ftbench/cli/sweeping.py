@@ -19,6 +19,7 @@ from ftbench.cli.progress import make_progress, readable_seconds
 from ftbench.component import split_references
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError
+from ftbench.executors import Cluster
 from ftbench.images import images_folder, megabytes, reporting
 from ftbench.plugins import load_catalogue
 from ftbench.records import Status
@@ -97,6 +98,8 @@ def sweep(
     *,
     retry: str | None,
     workers: str,
+    runs_per_gpu: int,
+    cluster: Cluster | None,
     shard: str | None,
     dry_run: bool,
     quick: bool,
@@ -111,11 +114,18 @@ def sweep(
     try:
         if dry_run:
             with reporting(progress.images):
-                _print_plan(spec, out, statuses, count, part)
+                _print_plan(spec, out, statuses, count, runs_per_gpu, cluster, part)
             return 0
         with terminable(), progress, reporting(progress.images):
             plan = sweeps.run_sweep(
-                spec, out, retry=statuses, progress=progress, workers=count, shard=part
+                spec,
+                out,
+                retry=statuses,
+                progress=progress,
+                workers=count,
+                runs_per_gpu=runs_per_gpu,
+                cluster=cluster,
+                shard=part,
             )
     except SpecError as error:
         raise SpecError(f"{path}: {error}" if path else str(error)) from error
@@ -135,6 +145,23 @@ def sweep(
     for warning in progress.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return _report_failures(plan)
+
+
+def cluster_of(executor: str, address: str | None, labels: Sequence[str]) -> Cluster | None:
+    """Return the Ray cluster that flags name, None for this machine; SpecError for neither."""
+    if executor == "local":
+        if address or labels:
+            raise SpecError("--address and --node-label are of --executor ray")
+        return None
+    if executor != "ray":
+        raise SpecError(f"--executor: expected local or ray, got '{executor}'")
+    wanted = {}
+    for text in labels:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise SpecError(f"--node-label '{text}': expected NAME=VALUE")
+        wanted[name] = value
+    return Cluster(address=address or "", labels=wanted)
 
 
 def _report_failures(plan: sweeps.Plan) -> int:
@@ -163,12 +190,15 @@ def _print_plan(
     out: Path,
     retry: Sequence[Status],
     workers: WorkerCount,
+    runs_per_gpu: int,
+    cluster: Cluster | None,
     shard: Shard | None,
 ) -> None:
     catalogue = load_catalogue()
     out = out if shard is None else shard.folder(out)
-    plan = sweeps.plan_for(spec, out, catalogue, retry, shard)
-    executor = executor_for(spec, len(plan.pending), workers)
+    elsewhere = cluster is not None
+    plan = sweeps.plan_for(spec, out, catalogue, retry, shard, elsewhere=elsewhere)
+    executor = executor_for(spec, plan.pending, workers, runs_per_gpu=runs_per_gpu, cluster=cluster)
     plan = replace(plan, workers=executor.at_once)
     ops.implementation()  # as in the sweep: what cannot be had is said first
     typer.echo(f"results in {out}")
@@ -188,6 +218,9 @@ def _print_plan(
         typer.echo("estimated time: unknown until the images are decoded")
     elif plan.pending:
         known = sweeps.estimate_seconds(plan)
+        if known is None and elsewhere:
+            typer.echo("estimated time: unknown until a run has ended on the cluster")
+            return
         seconds = sweeps.probe_seconds(plan, spec, catalogue) if known is None else known
         basis = "short trials here" if known is None else "the finished runs"
         side_by_side = f", {plan.workers} runs at a time" if plan.workers > 1 else ""

@@ -275,13 +275,13 @@ def machine(device: str, threads: int, *, deterministic: bool) -> dict[str, Any]
         "threads": threads,
         "deterministic": deterministic,
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "libraries": {name: _library(name) for name in _LIBRARIES},
-        "code": _code(),
+        "libraries": {name: library(name) for name in _LIBRARIES},
+        "code": code(),
     }
 
 
 @functools.cache
-def _code() -> str:
+def code() -> str:
     """Return a hash of ftbench's own source: in a checkout it changes without the version."""
     digest = hashlib.sha256()
     package = Path(environment.__file__).parent
@@ -290,7 +290,8 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _library(name: str) -> str:
+def library(name: str) -> str:
+    """Return the version of a distribution, ``""`` where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

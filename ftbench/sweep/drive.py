@@ -12,7 +12,7 @@ from pathlib import Path
 from ftbench import ops, plugins, store
 from ftbench.config import SweepSpec, to_toml
 from ftbench.errors import SpecError, StoreError
-from ftbench.executors import Executor, Listener
+from ftbench.executors import Cluster, Executor, Listener
 from ftbench.plugins import Catalogue
 from ftbench.records import RunRecord, RunSpec, Status
 from ftbench.results import write_derived
@@ -53,13 +53,17 @@ def run_sweep(
     catalogue: Catalogue | None = None,
     progress: Progress | None = None,
     workers: WorkerCount = 0,
+    runs_per_gpu: int = 1,
+    cluster: Cluster | None = None,
     shard: Shard | None = None,
 ) -> Plan:
     """Run what is missing of the grid into the directory ``out``; return the plan as it ends.
 
     ``workers`` is how many processes carry out runs, ``"auto"`` for one on each GPU or CPU core, 0
     for none but this one. They import the caller's main module, so a script that asks for some
-    needs ``if __name__ == "__main__":`` around its own work. ``shard`` takes one of several equal
+    needs ``if __name__ == "__main__":`` around its own work. With ``"auto"``, ``runs_per_gpu`` runs
+    share each GPU. ``cluster`` has them carried out on the nodes of a Ray cluster, ``workers`` of
+    them at a time at most. ``shard`` takes one of several equal
     parts of the grid, into a folder of its own in ``out``: :func:`ftbench.merge.merge` joins them.
 
     The plan carries the records. Each is on disk before the next run starts; a run of the plan that
@@ -77,7 +81,8 @@ def run_sweep(
     # Whole, since a strategy may change the working directory.
     directory = Path(os.path.abspath(out))
     directory = directory if shard is None else shard.folder(directory)
-    plan = plan_for(spec, directory, catalogue, check_statuses(retry), shard)
+    elsewhere = cluster is not None
+    plan = plan_for(spec, directory, catalogue, check_statuses(retry), shard, elsewhere=elsewhere)
     # Compiles on first use, so before the clock of any run starts; and what the environment asks
     # for in vain is said before anything is planned or written.
     ops.implementation()
@@ -85,7 +90,9 @@ def run_sweep(
         opened.write_spec(to_toml(spec))
         drive = _Drive(opened, catalogue, progress or Progress())
         plan = plan.against(opened.records())
-        executor = executor_for(spec, len(plan.pending), workers)
+        executor = executor_for(
+            spec, plan.pending, workers, runs_per_gpu=runs_per_gpu, cluster=cluster
+        )
         return drive.run(replace(plan, workers=executor.at_once), spec, executor)
 
 

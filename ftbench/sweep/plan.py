@@ -103,13 +103,18 @@ def plan_for(
     catalogue: Catalogue,
     retry: Iterable[Status] = DEFAULT_RETRY,
     shard: Shard | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Plan:
     """Return what a sweep of ``spec`` into a directory would do; nothing is written.
+
+    ``elsewhere`` says that its runs go to other machines, whose devices are not known here.
 
     A directory's records are read once, or not at all where they are handed over. SpecError,
     PluginError or StoreError where the sweep could not start.
     """
-    device_type = resolve_device(spec.device).partition(":")[0]
+    device = spec.device if elsewhere else resolve_device(spec.device)
+    device_type = "" if device == "auto" else device.partition(":")[0]
     with making_many():
         runs: Sequence[RunSpec] = expand(spec, catalogue)
         runs = runs if shard is None else shard.of(runs)

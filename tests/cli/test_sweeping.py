@@ -286,3 +286,19 @@ def test_derived_files_that_cannot_be_written_are_a_warning_under_the_table(
     assert "| full |" in outcome.out
     assert re.search(r"warning: cannot write .*results\.parquet: TypeError: no column", outcome.err)
     assert (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--address", "127.0.0.1:1"), "are of --executor ray"),
+        (("--executor", "slurm"), "expected local or ray"),
+        (("--executor", "ray", "--workers", "0"), "workers: auto or a number above 0"),
+        (("--executor", "ray", "--workers", "1", "--device", "cuda:1"), "chooses the GPU itself"),
+        (("--executor", "ray", "--node-label", "kind"), "expected NAME=VALUE"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags, says, tmp_path, ftbench_command):
+    refused = ftbench_command("sweep", *flags, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert says in refused.err
