@@ -8,7 +8,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h') ftben
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: sweep test test-deep sanitize check bench bench-sweep real clean
+.PHONY: sweep test test-deep sanitize check bench bench-sweep bench-augment real clean
 
 sweep: $(OPS)
 	$(BIN)/ftbench sweep
@@ -33,6 +33,10 @@ bench: $(OPS) .venv/.bench
 # A sweep beside a plain loop over the same grid, 20 minutes on two cores.
 bench-sweep: $(OPS)
 	$(BIN)/python -m benchmarks.sweeps $(BENCH)
+
+# From resident bytes to the network's input; BENCH=--write keeps the table.
+bench-augment: $(OPS)
+	$(BIN)/python -m benchmarks.augment $(BENCH)
 
 # An ImageNet EfficientNet-Lite0 on Fashion-MNIST, 20 minutes on two cores; REAL='--write' keeps the
 # table. Debian's package dataset-fashion-mnist has the data.

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "augment/augment.h"
 #include "mix/tiles.h"
 #include "penalty/penalty.h"
 
@@ -18,6 +19,11 @@ struct Kernels {
   // Adds scale · s (θ − a) to elements [begin, end) of the gradient, where there is one; returns
   // their Σ s (θ − a)².
   double (*penalty_block)(const Term&, int64_t begin, int64_t end, double scale);
+  // Makes the views of turns [begin, end), or of images where `turns` is null; `scratch` has
+  // augment_scratch() floats.
+  void (*augment_turns)(const Augment&, const Turn* turns, float* scratch, int64_t begin,
+                        int64_t end);
+  int64_t (*augment_scratch)(const Augment&);
 };
 
 // The best that this processor has, or what FTBENCH_ISA or use_instruction_set() names.

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "augment/call.h"
 #include "cuda.h"
 #include "mix/call.h"
 #include "penalty/call.h"
@@ -24,6 +25,17 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   call.fit_gpu();
   const Normalization norm = normalization_of(call.mix);
   C10_CUDA_CHECK(gpu::launch_mix(call.mix, norm, c10::cuda::getCurrentCUDAStream()));
+  call.finish(out);
+}
+
+void augment_into(const Tensor& store, const Tensor& rows, const Tensor& crop, const Tensor& flip,
+                  const OptionalTensor& partner, const OptionalTensor& weight,
+                  const OptionalTensor& box, Doubles mean, Doubles std, Tensor& out) {
+  const c10::cuda::CUDAGuard guard(store.device());
+  const AugmentCall call(store, rows, crop, flip, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  C10_CUDA_CHECK(gpu::launch_augment(call.augment, call.normalization(),
+                                     c10::cuda::getCurrentCUDAStream()));
   call.finish(out);
 }
 
@@ -63,6 +75,7 @@ TORCH_LIBRARY_IMPL(ftbench, CUDA, m) {
   m.impl("mix", mix_new<mix_into>);
   m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
+  m.impl("augment_into", augment_into);
   m.impl("label_weight", label_weight);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);

@@ -13,12 +13,14 @@
 #define FTBENCH_DYNAMIC_SHARED(Type, name) extern __shared__ Type name[]
 #endif
 
+#include "augment/program.h"
 #include "mix/program.h"
 #include "penalty/program.h"
 
 namespace ftbench::FTBENCH_GPU {
 
 cudaError_t launch_mix(const Mix& mix, const Normalization& norm, cudaStream_t stream);
+cudaError_t launch_augment(const Augment& call, const Normalization& norm, cudaStream_t stream);
 cudaError_t launch_label_weight(const float* weight, const int32_t* box, int64_t batch,
                                 int64_t height, int64_t width, float* out, cudaStream_t stream);
 // starts[i] is the first block of terms[i], starts[count] their number; partials, kGroupsPerBlock

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "augment/call.h"
 #include "cpu.h"
 #include "mix/call.h"
 #include "penalty/call.h"
@@ -24,6 +25,15 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   const MixCall call(images, partner, weight, box, mean, std, out);
   if (call.empty) return;
   mix_on_cpu(call.mix);
+  call.finish(out);
+}
+
+void augment_into(const Tensor& store, const Tensor& rows, const Tensor& crop, const Tensor& flip,
+                  const OptionalTensor& partner, const OptionalTensor& weight,
+                  const OptionalTensor& box, Doubles mean, Doubles std, Tensor& out) {
+  const AugmentCall call(store, rows, crop, flip, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  augment_on_cpu(call.augment);
   call.finish(out);
 }
 
@@ -80,6 +90,20 @@ void mix_in_place_meta(Tensor& images, const Tensor& partner, const Tensor& weig
   check_plan(images, partner, weight, box);
 }
 
+void augment_into_meta(const Tensor& store, const Tensor& rows, const Tensor& crop,
+                       const Tensor& flip, const OptionalTensor& partner,
+                       const OptionalTensor& weight, const OptionalTensor& box, Doubles, Doubles,
+                       Tensor& out) {
+  check_without_data("store", store);
+  check_without_data("rows", rows);
+  check_without_data("plan.crop", crop);
+  check_without_data("plan.flip", flip);
+  if (partner) check_without_data("mix.partner", *partner);
+  if (weight) check_without_data("mix.weight", *weight);
+  if (box) check_without_data("mix.box", *box);
+  check_without_data("out", out);
+}
+
 Tensor label_weight_meta(const Tensor& weight, const Tensor& box, int64_t, int64_t) {
   check_without_data("plan.weight", weight);
   check_without_data("plan.box", box);
@@ -120,6 +144,9 @@ TORCH_LIBRARY(ftbench, m) {
   define("mix(Tensor images, " + plan + ", ScalarType dtype) -> Tensor");
   define("mix_(Tensor(a!) images, " + plan + ") -> ()");
   define("mix_into(Tensor images, " + plan + ", Tensor(a!) out) -> ()");
+  define(
+      "augment_into(Tensor store, Tensor rows, Tensor crop, Tensor flip, Tensor? partner, "
+      "Tensor? weight, Tensor? box, float[] mean, float[] std, Tensor(a!) out) -> ()");
   define("label_weight(Tensor weight, Tensor box, int height, int width) -> Tensor");
   define("quadratic_value(" + terms + ") -> Tensor");
   define("add_quadratic_gradient_(" + terms + ", " + trained + ") -> Tensor");
@@ -129,6 +156,7 @@ TORCH_LIBRARY_IMPL(ftbench, CPU, m) {
   m.impl("mix", mix_new<mix_into>);
   m.impl("mix_", mix_in_place<mix_into>);
   m.impl("mix_into", mix_into);
+  m.impl("augment_into", augment_into);
   m.impl("label_weight", label_weight);
   m.impl("quadratic_value", quadratic_value);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
@@ -138,6 +166,7 @@ TORCH_LIBRARY_IMPL(ftbench, Meta, m) {
   m.impl("mix", mix_meta);
   m.impl("mix_", mix_in_place_meta);
   m.impl("mix_into", mix_into_meta);
+  m.impl("augment_into", augment_into_meta);
   m.impl("label_weight", label_weight_meta);
   m.impl("quadratic_value", quadratic_value_meta);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_meta);

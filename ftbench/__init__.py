@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ftbench.images import FileImages
     from ftbench.metric import Metric
     from ftbench.offers import Offer
-    from ftbench.ops import MixPlan, QuadraticPenalty
+    from ftbench.ops import AugmentPlan, MixPlan, QuadraticPenalty
     from ftbench.plugins import load_catalogue
     from ftbench.preprocessing import Preprocessing
     from ftbench.recipe import Recipe
@@ -56,7 +56,7 @@ _HOMES = {
     "images": ("FileImages",),
     "metric": ("Metric",),
     "offers": ("Offer",),
-    "ops": ("MixPlan", "QuadraticPenalty"),
+    "ops": ("AugmentPlan", "MixPlan", "QuadraticPenalty"),
     "plugins": ("load_catalogue",),
     "preprocessing": ("Preprocessing",),
     "recipe": ("Recipe",),
@@ -82,6 +82,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AugmentPlan",
     "Augmentation",
     "Backbone",
     "BackboneFamily",

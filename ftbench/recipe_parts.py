@@ -11,7 +11,7 @@ from torch import nn
 
 from ftbench.component import Component, OptionsT
 from ftbench.offers import Offer
-from ftbench.ops import MixPlan
+from ftbench.ops import AugmentPlan, MixPlan
 
 
 class Optimizer(Component[OptionsT]):
@@ -58,6 +58,17 @@ class Augmentation(Component[OptionsT]):
         set's own memory, so do not write to it.
         """
         raise NotImplementedError(f"augmentation '{self.name}' must define augment()")
+
+    def views(
+        self, rows: int, height: int, width: int, *, seed: int, step: int
+    ) -> AugmentPlan | None:
+        """Return the views of a step's stored images, where they are crops, mirrored or not.
+
+        They are then made from the stored bytes in one pass, mixed and normalised with them:
+        :func:`ftbench.ops.augment`, and :func:`ftbench.ops.sample_augment` draws such a plan. None,
+        the default: by :meth:`augment`.
+        """
+        return None
 
 
 class Mixing(Component[OptionsT]):

@@ -41,11 +41,12 @@ namespace {
 #include "../mix/span.h"
 #include "../mix/kernel.h"
 #include "../penalty/kernel.h"
+#include "../augment/kernel.h"
 
 }  // namespace
 
 extern const Kernels FTBENCH_KERNELS;
-const Kernels FTBENCH_KERNELS{FTBENCH_NAME, mix_tiles, penalty_block};
+const Kernels FTBENCH_KERNELS{FTBENCH_NAME, mix_tiles, penalty_block, augment_turns, augment_scratch};
 
 }  // namespace ftbench
 

@@ -27,6 +27,17 @@ FTBENCH_INLINE Vector select(uint32_t bits, Vector a, Vector b) {
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), b.v, a.v)};
 }
 
+FTBENCH_INLINE Vector gather(const float* p, const int32_t* places) {
+  return {_mm512_i32gather_ps(_mm512_loadu_si512((const __m512i*)places), p, 4)};
+}
+// Sixteen of the thirty-two numbers of two vectors; places count from 0, `beyond` is added to each.
+#define FTBENCH_PICKS
+FTBENCH_INLINE Vector pick(Vector low, Vector high, const int32_t* places, int32_t beyond) {
+  const __m512i at = _mm512_add_epi32(_mm512_loadu_si512((const __m512i*)places),
+                                      _mm512_set1_epi32(beyond));
+  return {_mm512_permutex2var_ps(low.v, at, high.v)};
+}
+
 FTBENCH_INLINE Vector load(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)))};
 }
@@ -128,6 +139,13 @@ FTBENCH_INLINE Part select_part(uint32_t bits, Part a, Part b) {
   return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes)));
 }
 
+FTBENCH_INLINE __m256 gather_part(const float* p, const int32_t* places) {
+  return _mm256_i32gather_ps(p, _mm256_loadu_si256((const __m256i*)places), 4);
+}
+FTBENCH_INLINE Vector gather(const float* p, const int32_t* places) {
+  return {gather_part(p, places), gather_part(p, places + 8)};
+}
+
 FTBENCH_INLINE __m256 widen(__m256i a) { return _mm256_cvtepi32_ps(a); }
 FTBENCH_INLINE Vector load(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128((const __m128i*)p);
@@ -225,6 +243,12 @@ FTBENCH_INLINE Part select_part(uint32_t bits, Part a, Part b) {
 }
 FTBENCH_INLINE Vector load(const float* p);
 FTBENCH_INLINE void store(float* p, Vector a);
+
+FTBENCH_INLINE Vector gather(const float* p, const int32_t* places) {
+  float whole[kLanes];
+  for (int i = 0; i < kLanes; ++i) whole[i] = p[places[i]];
+  return load(whole);
+}
 
 template <class T>
 __attribute__((noinline)) void widen_sixteen(const T* p, float* to) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -109,6 +110,19 @@ class PreparedImages:
         """Return the stored images of ``rows``, (B, C, R, R) uint8 in channels-last memory."""
         return Batch(self._pixels(rows).permute(0, 3, 1, 2), self._targets(rows))
 
+    def resident(self, rows: Rows) -> tuple[Tensor, Tensor, Any]:
+        """Return a store (M, R, R, C) uint8 on the device, where ``rows`` are in it, and targets.
+
+        The whole store where it is there already, a memory map on the CPU; else these rows of it.
+        """
+        wanted = torch.from_numpy(np.ascontiguousarray(self.rows[rows]))
+        if isinstance(self.stored, Tensor):
+            return self.stored, wanted.to(self.stored.device), self._targets(rows)
+        if self.device == "cpu":
+            return _as_tensor(self.stored), wanted, self._targets(rows)
+        index = torch.arange(len(rows), device=self.device)
+        return self._pixels(rows), index, self._targets(rows)
+
     def batch(self, rows: Rows) -> Batch:
         """Return the middle of the images of ``rows``, (B, C, H, W) float32, normalised."""
         wanted = self.preprocessing
@@ -151,6 +165,13 @@ class PreparedImages:
     def _targets(self, rows: Rows) -> Tensor:
         index = torch.from_numpy(np.ascontiguousarray(rows))
         return self.targets[index.to(self.targets.device)]
+
+
+def _as_tensor(stored: npt.NDArray[np.uint8]) -> Tensor:
+    """Return a tensor over a memory map, which nothing may write to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that it cannot keep anybody from doing so
+        return torch.from_numpy(stored)
 
 
 def gathered(stored: npt.NDArray[np.uint8], rows: Rows, device: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftbench import rng
 from ftbench.ops import reference, serving
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MeanStd = tuple[Sequence[float], Sequence[float]]
 
 
@@ -243,7 +243,7 @@ def mix(
         raise ValueError(
             f"out is {tuple(out.shape)} on {out.device}, expected {shape} on {images.device}"
         )
-    mean, std = ((), ()) if normalize is None else _checked(normalize, shape[1])
+    mean, std = ((), ()) if normalize is None else checked_normalization(normalize, shape[1])
     compiled = _operators(images, out)
     if compiled is None:
         mixed = reference.mix(images, plan.partner, plan.weight, plan.clipped_box, mean, std)
@@ -282,7 +282,7 @@ def _check_images(images: Tensor, plan: MixPlan) -> tuple[int, int, int, int]:
         raise TypeError(f"images are of type {type(images).__name__}, expected a tensor")
     if not isinstance(plan, MixPlan):
         raise TypeError(f"plan is {plan!r}, expected a MixPlan")
-    if images.dtype not in (*_FLOATS, torch.uint8):
+    if images.dtype not in (*FLOATS, torch.uint8):
         raise TypeError(
             f"images have dtype {images.dtype}, expected float32, float16, bfloat16 or uint8"
         )
@@ -312,13 +312,13 @@ def _result_dtype(images: Tensor, dtype: torch.dtype | None, out: Tensor | None)
     chosen = dtype or (out.dtype if out is not None else default)
     if out is not None and out.dtype != (dtype or out.dtype):
         raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
-    if chosen not in _FLOATS:
+    if chosen not in FLOATS:
         named = "out has dtype" if dtype is None and out is not None else "dtype is"
         raise TypeError(f"{named} {chosen!r}, expected float32, float16 or bfloat16 of torch")
     return chosen
 
 
-def _checked(normalize: MeanStd, channels: int) -> tuple[list[float], list[float]]:
+def checked_normalization(normalize: MeanStd, channels: int) -> tuple[list[float], list[float]]:
     """Return mean and std as lists of numbers, one a channel."""
     try:
         mean, std = ([float(v) for v in values] for values in normalize)

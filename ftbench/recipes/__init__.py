@@ -35,6 +35,7 @@ def ftbench_augmentations() -> Iterable[type[Augmentation]]:
     return [
         known.NoAugmentation,
         known.CropFlip,
+        known.ResizedCrop,
         known.Standard,
         known.Strong,
         known.Medical,

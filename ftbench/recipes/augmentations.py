@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ftbench import rng
+from ftbench import ops, rng
 from ftbench.answers import described
 from ftbench.component import Options
 from ftbench.errors import SpecError
 from ftbench.images.views import DRAWS, Policy, random_views
+from ftbench.ops import AugmentPlan
 from ftbench.recipe_parts import Augmentation
 
 
@@ -38,6 +39,14 @@ def middle(images: Tensor, size: tuple[int, int]) -> Tensor:
     return images[:, :, top : top + size[0], left : left + size[1]]
 
 
+def _require_images(inputs: Any, name: str) -> None:
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        raise SpecError(
+            f"augmentation '{name}' needs images (N, C, H, W), not {described(inputs)}; "
+            'set recipe.augmentation to "none" for this task'
+        )
+
+
 class CropFlipOptions(Options):
     """Options of ``crop-flip``."""
 
@@ -58,11 +67,7 @@ class CropFlip(Augmentation[CropFlipOptions]):
 
         Stored images are padded, too, before ``size`` is cut from them at random.
         """
-        if not isinstance(inputs, Tensor) or inputs.dim() != 4:
-            raise SpecError(
-                f"augmentation '{self.name}' needs images (N, C, H, W), not {described(inputs)}; "
-                'set recipe.augmentation to "none" for this task'
-            )
+        _require_images(inputs, self.name)
         rows = len(inputs)
         height, width = inputs.shape[2:] if size is None else size
         padding = self.options.padding
@@ -88,6 +93,20 @@ Degrees = Annotated[float, Field(ge=0, le=180)]
 Turn = Annotated[float, Field(ge=0, le=0.5)]
 
 
+def in_order(value: tuple[float, float]) -> tuple[float, float]:
+    """Return two bounds; ValueError where they are none."""
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("expected two numbers above 0, the smaller one first")
+    return value
+
+
+def of_the_image(value: tuple[float, float]) -> tuple[float, float]:
+    """Return bounds of a share; ValueError where they pass the whole."""
+    if value[1] > 1:
+        raise ValueError("expected shares of the image's area, 1 at most")
+    return value
+
+
 class ViewOptions(Options):
     """Options of ``standard``, ``strong``, ``medical`` and ``satellite``: defaults differ."""
 
@@ -109,16 +128,64 @@ class ViewOptions(Options):
     @field_validator("scale", "ratio")
     @classmethod
     def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError("expected two numbers above 0, the smaller one first")
-        return value
+        return in_order(value)
 
     @field_validator("scale")
     @classmethod
     def _of_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[1] > 1:
-            raise ValueError("expected shares of the image's area, 1 at most")
-        return value
+        return of_the_image(value)
+
+
+class ResizedCropOptions(Options):
+    """Options of ``resized-crop``."""
+
+    scale: Pair = Field((0.08, 1.0), description="share of the area that a crop keeps")
+    ratio: Pair = Field((3 / 4, 4 / 3), description="of a crop's sides, width by height")
+    flip: Share = Field(0.5, description="share of images that are mirrored")
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return in_order(value)
+
+    @field_validator("scale")
+    @classmethod
+    def _of_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return of_the_image(value)
+
+
+class ResizedCrop(Augmentation[ResizedCropOptions]):
+    """Random resized crops and mirrored images, as ImageNet models train (Szegedy et al. 2015).
+
+    Stored images become the network's input in one pass. The crops are torchvision's
+    RandomResizedCrop, antialiased.
+    """
+
+    name = "resized-crop"
+    version = "1"
+
+    def views(self, rows: int, height: int, width: int, *, seed: int, step: int) -> AugmentPlan:
+        """Return crops and flips, each image's by draws of its own."""
+        chosen = self.options
+        return ops.sample_augment(
+            rows,
+            height,
+            width,
+            scale=chosen.scale,
+            ratio=chosen.ratio,
+            flip=chosen.flip,
+            seed=seed,
+            step=step,
+        )
+
+    def augment(
+        self, inputs: Any, *, size: tuple[int, int] | None = None, seed: int, step: int
+    ) -> Tensor:
+        """Return (N, C, *size) images, each another view by draws of its own."""
+        _require_images(inputs, self.name)
+        rows, (height, width) = len(inputs), inputs.shape[2:]
+        plan = self.views(rows, height, width, seed=seed, step=step).to(inputs.device)
+        return ops.views_of(inputs, plan, (height, width) if size is None else size)
 
 
 class Standard(Augmentation[ViewOptions]):
@@ -135,11 +202,7 @@ class Standard(Augmentation[ViewOptions]):
         self, inputs: Any, *, size: tuple[int, int] | None = None, seed: int, step: int
     ) -> Tensor:
         """Return (N, C, *size) images, each another view by draws of its own."""
-        if not isinstance(inputs, Tensor) or inputs.dim() != 4:
-            raise SpecError(
-                f"augmentation '{self.name}' needs images (N, C, H, W), not {described(inputs)}; "
-                'set recipe.augmentation to "none" for this task'
-            )
+        _require_images(inputs, self.name)
         rows, (height, width) = len(inputs), inputs.shape[2:]
         drawn = rng.uniforms(DRAWS * rows, seed, "augmentation", step).reshape(DRAWS, rows)
         draws = torch.from_numpy(drawn.astype(np.float32)).to(inputs.device)

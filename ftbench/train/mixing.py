@@ -10,7 +10,7 @@ from torch import Tensor
 from ftbench import ops
 from ftbench.answers import require
 from ftbench.errors import FtbenchError
-from ftbench.ops import MixPlan
+from ftbench.ops import AugmentPlan, MixPlan
 from ftbench.preprocessing import Preprocessing
 from ftbench.recipe_parts import Mixing
 
@@ -55,6 +55,29 @@ class BatchMixer:
             out = self._kept[""] = torch.empty(images.shape, device=images.device)
         mixed = ops.mix(taken.contiguous(), plan, normalize=(mean, std), out=out)
         return mixed, plan if self._mixing.mixes else None
+
+    def augmented(
+        self, store: Tensor, rows: Tensor, views: AugmentPlan, wanted: Preprocessing, step: int
+    ) -> tuple[Tensor, MixPlan | None]:
+        """Return views of rows of a store, mixed and normalised in one pass, and the mixing's plan.
+
+        The store is (N, R, R, C) uint8; the views are (B, C, H, W) as the model takes them.
+        """
+        shape = (len(rows), store.shape[3], *wanted.size)
+        out = self._kept.get("")
+        if out is None or (out.shape, out.device) != (shape, store.device):
+            out = self._kept[""] = torch.empty(shape, device=store.device)
+        plan = self._plan(out, step) if self._mixing.mixes else None
+        made = ops.augment(
+            store,
+            rows,
+            views.to(store.device),
+            size=wanted.size,
+            normalize=(wanted.mean, wanted.std),
+            mix=plan,
+            out=out,
+        )
+        return made, plan
 
     def _plan(self, images: Tensor, step: int) -> MixPlan:
         rows, _, height, width = images.shape

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ftbench import rng
-from ftbench.answers import refusal
+from ftbench.answers import refusal, require
 from ftbench.backbone import Model
 from ftbench.errors import FtbenchError
-from ftbench.ops import MixPlan, QuadraticPenalty
+from ftbench.ops import AugmentPlan, MixPlan, QuadraticPenalty
 from ftbench.preprocessing import Preprocessing
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
@@ -152,8 +152,14 @@ class Steps:
             batch = self._examples.batch(rows)
             views = augmentation.augment(batch.inputs, size=None, seed=self._seed, step=step)
             return self._parts(views, batch.targets, None, step)
-        batch = stored(rows)
         wanted: Preprocessing = self._examples.preprocessing  # type: ignore[attr-defined]
+        resident = getattr(self._examples, "resident", None)
+        if resident is not None:
+            side = wanted.resize
+            plan = augmentation.views(len(rows), side, side, seed=self._seed, step=step)
+            if plan is not None:
+                return self._viewed(resident, rows, plan, wanted, step)
+        batch = stored(rows)
         views = augmentation.augment(batch.inputs, size=wanted.size, seed=self._seed, step=step)
         _require_size(augmentation.name, views, wanted)
         return self._parts(views, batch.targets, wanted, step)
@@ -199,6 +205,27 @@ class Steps:
                 mixer(inputs, draw) if wanted is None else mixer.normalised(inputs, wanted, draw)
             )
             found.append(_Rows(functools.partial(_as_is, mixed), labels, plan))
+        return tuple(found)
+
+    def _viewed(
+        self,
+        resident: Callable[[Rows], tuple[Tensor, Tensor, Any]],
+        rows: Rows,
+        plan: AugmentPlan,
+        wanted: Preprocessing,
+        step: int,
+    ) -> tuple[_Rows, ...]:
+        """Return views of stored rows, each part made from their bytes in one pass."""
+        what = f"augmentation '{self._made.augmentation.name}': views() returned"
+        plan = require(plan, AugmentPlan, what, "an ftbench.AugmentPlan or None")
+        if len(plan.flip) != len(rows):
+            raise refusal(plan, what, f"views of {len(rows)} rows")
+        count, found = min(self._recipe.accumulation, len(rows)), []
+        for index, part in enumerate(np.array_split(np.arange(len(rows)), count)):
+            store, places, targets = resident(rows[part])
+            mixer, draw = self._mixer(index), step * count + index
+            views, mixed = mixer.augmented(store, places, plan[part], wanted, draw)
+            found.append(_Rows(functools.partial(_as_is, views), targets, mixed))
         return tuple(found)
 
     def _mixer(self, index: int) -> BatchMixer:

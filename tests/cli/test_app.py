@@ -36,7 +36,9 @@ def test_no_arguments_ask_for_the_embedded_benchmark(asked):
     assert (spec.sizes, spec.seeds) == ((20, 50, 100, 400), (0, 1, 2, 3, 4))
     assert str(out) == "ftbench-results"
     assert rest == {
-        "retry": None, "workers": "0", "shard": None, "dry_run": False, "quick": False,
+        "retry": None, "workers": "0", "runs_per_gpu": 1, "cluster": None,
+        "shard": None,
+        "dry_run": False, "quick": False,
     }  # fmt: skip
 
 
@@ -107,7 +109,9 @@ def test_out_dry_run_retry_and_quick_are_handed_on(asked, tmp_path):
     _, out, rest = asked(*flags)
     assert out == tmp_path
     assert rest == {
-        "retry": "failed,diverged", "workers": "0", "shard": None, "dry_run": True, "quick": True,
+        "retry": "failed,diverged", "workers": "0", "runs_per_gpu": 1, "cluster": None,
+        "shard": None,
+        "dry_run": True, "quick": True,
     }  # fmt: skip
 
 

@@ -263,7 +263,10 @@ def test_a_size_below_the_classes_names_the_smallest(tmp_path):
         ftbench.run_sweep(spec(folder(tmp_path / "data"), sizes=(2,)), tmp_path / "out")
 
 
-@pytest.mark.parametrize("augmentation", ["none", "standard", "strong", "crop-flip(padding=2)"])
+@pytest.mark.parametrize(
+    "augmentation",
+    ["none", "standard", "strong", "crop-flip(padding=2)", "resized-crop(scale=(0.5, 1.0))"],
+)
 @pytest.mark.parametrize("mixing", ["none", "mixup"])
 def test_images_are_augmented_and_mixed(tmp_path, augmentation, mixing):
     recipe = {"steps": 2, "batch_size": 4, "augmentation": augmentation, "mixing": mixing}

@@ -13,8 +13,10 @@
 #define FTBENCH_EMULATION "emulation.h"
 #include FTBENCH_EMULATION
 
+#include "augment/call.h"
 #include "mix/call.h"
 #include "penalty/call.h"
+#include "augment/cuda.cu"
 #include "mix/cuda.cu"
 #include "penalty/cuda.cu"
 
@@ -38,6 +40,16 @@ void mix_into(const Tensor& images, const Tensor& partner, const Tensor& weight,
   if (call.empty) return;
   call.fit_gpu();
   check(launch_mix(call.mix, normalization_of(call.mix), cudaStream_t{}));
+  call.finish(out);
+}
+
+void augment_into(const Tensor& store, const Tensor& rows, const Tensor& crop, const Tensor& flip,
+                  const OptionalTensor& partner, const OptionalTensor& weight,
+                  const OptionalTensor& box, Numbers mean, Numbers std, Tensor& out) {
+  const std::lock_guard guard(one_launch_at_a_time);
+  const AugmentCall call(store, rows, crop, flip, partner, weight, box, mean, std, out);
+  if (call.empty) return;
+  check(launch_augment(call.augment, call.normalization(), cudaStream_t{}));
   call.finish(out);
 }
 
@@ -72,6 +84,8 @@ void run_blocks_at_ends(int64_t blocks) { blocks_at_ends = blocks; }
 TORCH_LIBRARY(ftbench_emulated, m) {
   m.def("mix_into(Tensor images, Tensor partner, Tensor weight, Tensor box, float[] mean, "
         "float[] std, Tensor(a!) out) -> ()");
+  m.def("augment_into(Tensor store, Tensor rows, Tensor crop, Tensor flip, Tensor? partner, "
+        "Tensor? weight, Tensor? box, float[] mean, float[] std, Tensor(a!) out) -> ()");
   m.def("label_weight(Tensor weight, Tensor box, int height, int width) -> Tensor");
   m.def("add_quadratic_gradient_(Tensor[] parameters, Tensor?[] anchors, Tensor?[] weights, "
         "float[] strength, Tensor(a!)[] gradients, int[] trained, float scale) -> float");
@@ -80,6 +94,7 @@ TORCH_LIBRARY(ftbench_emulated, m) {
 
 TORCH_LIBRARY_IMPL(ftbench_emulated, CPU, m) {
   m.impl("mix_into", mix_into);
+  m.impl("augment_into", augment_into);
   m.impl("label_weight", label_weight);
   m.impl("add_quadratic_gradient_", add_quadratic_gradient_);
 }
