@@ -312,3 +312,21 @@ def test_a_worker_that_is_killed_costs_its_run_alone(site, tmp_path):
         assert process.returncode == 1
         assert "its worker process was ended by SIGKILL" in err
     assert not list(out.glob(".running-*"))
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_a_cache_though_one_is_killed(site, undisturbed, tmp_path):
+    shared = {"FTBENCH_CACHE": str(tmp_path / "cache"), "FTBENCH_CACHE_GB": "1"}
+    environment = {**environment_with(site), **shared}
+    first, second = tmp_path / "first", tmp_path / "second"
+    doomed, other = (ftbench_process(slow_sweep(o), env=environment) for o in (first, second))
+    wait_for(lambda: lines(first) >= 1 or doomed.poll() is not None, other)
+    doomed.kill()
+    doomed.communicate()
+    again = ftbench_process(slow_sweep(first), env=environment)
+    for process in (other, again):
+        _, err = process.communicate(timeout=STUCK_SECONDS)
+        assert process.returncode == 0, err
+    assert list((tmp_path / "cache" / "runs").rglob("*.safetensors"))
+    for out in (first, second):
+        assert_same_to_the_last_digit(out, undisturbed)

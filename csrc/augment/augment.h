@@ -40,7 +40,7 @@ struct Augment {
 // One side of a crop: it begins within its first pixel and is `length` long.
 struct Side {
   int32_t begin, pixels;  // the whole pixels it touches
-  float offset;           // of its start within the first
+  float offset, end;      // where it starts within the first, and ends, counted from there
   float step;             // between neighbours of the result, in pixels of the store
   float reach;            // of a pixel's weights: half the foot of a triangle
 
@@ -62,7 +62,8 @@ FTBENCH_SHARED Side side_of(float start, float length, int64_t size, int64_t wan
   int32_t end = -floor_of(-(start + length));
   end = end > last + 1 ? last + 1 : end <= begin ? begin + 1 : end;
   const float step = length / static_cast<float>(wanted);
-  return {begin, end - begin, start - static_cast<float>(begin), step, step > 1.0f ? step : 1.0f};
+  const float offset = start - static_cast<float>(begin);
+  return {begin, end - begin, offset, offset + length, step, step > 1.0f ? step : 1.0f};
 }
 
 // Where the pixels begin that one of the result is made of, and how many there are.
@@ -79,12 +80,15 @@ FTBENCH_SHARED Foot foot_of(const Side& side, float centre) {
   return {begin, end - begin};
 }
 
-// A triangle over the pixel's own place, as wide as a step, or as a pixel where that is wider: torch
-// calls it bilinear with antialiasing. Not normalised.
+// A triangle over the pixel's own place, as wide as a step, or as a pixel where that is wider, which
+// torch calls bilinear with antialiasing; of a pixel that the crop cuts, the share that is inside.
+// Not normalised.
 FTBENCH_SHARED float weight_at(const Side& side, float centre, int32_t pixel) {
   const float away = (static_cast<float>(pixel) + 0.5f - centre) / side.reach;
-  const float left = 1.0f - (away < 0.0f ? -away : away);
-  return left > 0.0f ? left : 0.0f;
+  const float height = 1.0f - (away < 0.0f ? -away : away);
+  const float low = static_cast<float>(pixel), high = low + 1.0f;
+  const float inside = (high < side.end ? high : side.end) - (low > side.offset ? low : side.offset);
+  return height > 0.0f && inside > 0.0f ? height * inside : 0.0f;
 }
 
 // No pixel of a result is made of more along a side.

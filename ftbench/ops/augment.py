@@ -143,9 +143,10 @@ def augment(
 ) -> Tensor:
     """Return views (B, C, *size) of some rows of a uint8 store (N, H, W, C).
 
-    ``rows`` (B,) int64 says which, ``plan`` what of each is seen. A crop is resized bilinearly and
-    antialiased as by torchvision's ``resized_crop(…, antialias=True)``, within one of 255 levels,
-    which are not rounded in between; then mirrored; then mixed by ``mix``, whose boxes are of
+    ``rows`` (B,) int64 says which, ``plan`` what of each is seen. A crop of whole pixels is resized
+    bilinearly and antialiased as by torchvision's ``resized_crop(…, antialias=True)``, within one
+    of 255 levels, which are not rounded in between; of a pixel that a crop cuts, the share inside
+    counts. Views are then mirrored; then mixed by ``mix``, whose boxes are of
     ``size``; then normalised, ``(v/255 − mean)/std``; and rounded once to ``dtype``. On the CPU the
     store may be a memory map: only rows that are asked for are read.
 

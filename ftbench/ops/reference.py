@@ -44,7 +44,7 @@ def augment(
 
     Along each side a pixel of the view is a mean of the crop's, weighted by a triangle about its
     own place that reaches as far as a step between such places, a pixel at least: what torch calls
-    bilinear with antialiasing.
+    bilinear with antialiasing. Of a pixel that the crop cuts, the share inside counts.
     """
     return views(store[rows].permute(0, 3, 1, 2).float(), crop, flip, size)
 
@@ -65,8 +65,8 @@ def _side_weights(start: Tensor, length: Tensor, of: int, wanted: int) -> Tensor
     step = length / wanted
     centre = start + step * (index + 0.5)
     weights = (1 - (pixel + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
-    touched = (pixel >= start.floor()) & (pixel < (start + length).ceil())
-    weights = weights * touched
+    inside = torch.minimum(pixel + 1, start + length) - torch.maximum(pixel, start)
+    weights = weights * inside.clamp(min=0)
     return (weights / weights.sum(dim=2, keepdim=True)).float()
 
 

@@ -50,8 +50,9 @@ def _weights(start, length, wanted, index, of):
     centre, reach = start + step * (index + 0.5), max(step, 1.0)
     for pixel in range(max(0, math.floor(start)), min(of, math.ceil(start + length))):
         weight = 1 - abs(pixel + 0.5 - centre) / reach
-        if weight > 0:
-            yield pixel, weight
+        inside = min(pixel + 1, start + length) - max(pixel, start)
+        if weight > 0 and inside > 0:
+            yield pixel, weight * inside
 
 
 @st.composite
@@ -346,3 +347,18 @@ def test_the_operator_passes_torchs_own_checks(compiled):
             torch.ops.ftbench.augment_into.default,
             (STORE, ROWS, PLAN.crop, PLAN.flip, *plan, [], [], torch.empty(2, 3, 5, 6)),
         )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("mixing", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_a_gpu_makes_the_same_views(compiled, dtype, mixing):
+    store, rows = bytes_of(7, 60, 71, 3), torch.arange(16) % 7
+    plan = sample_augment(16, 60, 71, seed=0, step=0)
+    mixed = sample_mix(16, 33, 35, mixup_alpha=mixing[0], cutmix_alpha=mixing[1], seed=0, step=0)
+    options = {"size": (33, 35), "normalize": normalization(3), "dtype": dtype}
+    here = augment(store, rows, plan, mix=mixed, **options)
+    there = augment(store.cuda(), rows.cuda(), plan.to("cuda"), mix=mixed.to("cuda"), **options)
+    scale = torch.tensor(options["normalize"][1]).view(1, -1, 1, 1) * 255
+    apart = (there.cpu().float() - here.float()).abs() * scale
+    assert apart.max() < 2 * NEAR[dtype] + 0.01

@@ -60,7 +60,8 @@ def compile_into(folder):
     from torch.utils.cpp_extension import CppExtension
 
     csrc = build.source_folder()
-    sources = [HERE / "emulated.cpp", csrc / "mix" / "call.cpp", csrc / "penalty" / "call.cpp"]
+    calls = [csrc / room / "call.cpp" for room in ("augment", "mix", "penalty")]
+    sources = [HERE / "emulated.cpp", *calls]
     extension = CppExtension(
         "ftbench_emulated",
         [os.path.relpath(path) for path in sources],
