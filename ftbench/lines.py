@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -177,15 +175,3 @@ def parse(line: bytes, where: str) -> RunRecord | str:
         return str(error)
     except RecursionError:
         return "it is nested too deep"
-
-
-@contextlib.contextmanager
-def making_many() -> Iterator[None]:
-    """Make many objects that all stay, without the collector's looks at each of them meanwhile."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ftbench.errors import StoreError
-from ftbench.lines import FOREIGN, LineReader, making_many, parse
+from ftbench.lines import FOREIGN, LineReader, parse
+from ftbench.memory import making_many
 from ftbench.records import SCHEMA, RunRecord, RunSpec, labels_of, utc_now
 
 RUNS = "runs.jsonl"

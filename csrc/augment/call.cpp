@@ -23,16 +23,6 @@ at::Tensor field(const char* name, const at::Tensor& tensor, at::ScalarType type
   return tensor.contiguous();
 }
 
-// What indexes memory. On a GPU it was checked when it was made.
-void check_indices(const char* name, const at::Tensor& tensor, int64_t limit) {
-  if (!tensor.is_cpu()) return;
-  const int64_t* values = tensor.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < tensor.numel(); ++i) {
-    TORCH_CHECK_INDEX(values[i] >= 0 && values[i] < limit, name, " holds ", values[i],
-                      ", expected 0 to ", limit - 1);
-  }
-}
-
 void check_crops(const at::Tensor& crop, int64_t height, int64_t width) {
   if (!crop.is_cpu()) return;
   const float* values = crop.const_data_ptr<float>();
@@ -65,20 +55,7 @@ AugmentCall::AugmentCall(const at::Tensor& store, const at::Tensor& rows, const 
   TORCH_CHECK_VALUE(out.dim() == 4 && out.size(0) == batch && out.size(1) == channels,
                     "out has shape ", out.sizes(), ", expected ", batch, " images of ", channels,
                     " channels");
-  switch (out.scalar_type()) {
-    case at::kFloat:
-      augment.to = Element::kFloat;
-      break;
-    case at::kHalf:
-      augment.to = Element::kHalf;
-      break;
-    case at::kBFloat16:
-      augment.to = Element::kBFloat16;
-      break;
-    default:
-      TORCH_CHECK_TYPE(false, "out has dtype ", out.scalar_type(),
-                       ", expected float32, float16 or bfloat16");
-  }
+  augment.to = float_element_of("out", out.scalar_type());
   TORCH_CHECK_VALUE(out.device() == store.device(), "out is on ", out.device(), ", the store on ",
                     store.device());
   TORCH_CHECK_VALUE(elements_apart(out), "out has strides ", out.strides(),
@@ -100,7 +77,9 @@ AugmentCall::AugmentCall(const at::Tensor& store, const at::Tensor& rows, const 
   TORCH_CHECK_VALUE(batch <= std::numeric_limits<int32_t>::max(), "the batch has ", batch,
                     " images, expected fewer than 2^31");
   augment.channels = channels;
-  normalize(mean, std);
+  scales = Scales(mean, std, channels, 255.0);
+  augment.scale = scales.scale_data();
+  augment.shift = scales.shift_data();
   if (empty) return;
   check_indices("rows", this->rows, store.size(0));
   check_crops(this->crop, store.size(1), store.size(2));
@@ -110,9 +89,7 @@ AugmentCall::AugmentCall(const at::Tensor& store, const at::Tensor& rows, const 
                     "the store's images have ", store.size(1), " rows of ",
                     store.size(2) * channels, " values, expected fewer than 2^29 of each");
   target = out;
-  if (!out.is_contiguous() && !out.is_contiguous(at::MemoryFormat::ChannelsLast)) {
-    target = at::empty_like(out, at::MemoryFormat::Contiguous);
-  }
+  if (!plain(out)) target = at::empty_like(out, at::MemoryFormat::Contiguous);
   augment.store = store.const_data_ptr<uint8_t>();
   augment.store_height = store.size(1);
   augment.store_width = store.size(2);
@@ -131,20 +108,6 @@ AugmentCall::AugmentCall(const at::Tensor& store, const at::Tensor& rows, const 
   augment.out_last = channels > 1 && channels_innermost(target);
 }
 
-void AugmentCall::normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std) {
-  TORCH_CHECK_VALUE(mean.size() == std.size(), "normalize has ", mean.size(), " means and ",
-                    std.size(), " stds");
-  if (mean.empty()) return;
-  TORCH_CHECK_VALUE(static_cast<int64_t>(mean.size()) == augment.channels, "normalize has ",
-                    mean.size(), " means, the images ", augment.channels, " channels");
-  for (size_t c = 0; c < mean.size(); ++c) {
-    scale.push_back(static_cast<float>(1.0 / (255.0 * std[c])));
-    shift.push_back(static_cast<float>(-mean[c] / std[c]));
-  }
-  augment.scale = scale.data();
-  augment.shift = shift.data();
-}
-
 Normalization AugmentCall::normalization() const {
   Normalization norm{};
   if (!augment.scale) return norm;
@@ -155,12 +118,6 @@ Normalization AugmentCall::normalization() const {
   return norm;
 }
 
-void AugmentCall::finish(const at::Tensor& out) const {
-  if (!target.is_same(out)) {
-    out.copy_(target);
-  } else if (!out.is_inference()) {
-    out.unsafeGetTensorImpl()->bump_version();
-  }
-}
+void AugmentCall::finish(const at::Tensor& out) const { hand_over(target, out); }
 
 }  // namespace ftbench

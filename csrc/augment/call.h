@@ -4,8 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-#include <vector>
 
+#include "../tensors.h"
 #include "augment.h"
 #include "program.h"
 
@@ -20,7 +20,7 @@ struct AugmentCall {
   bool empty = false;  // no view to make
   at::Tensor store, rows, crop, flip, target;
   at::Tensor mix[3];  // partner, weight, box
-  std::vector<float> scale, shift;
+  Scales scales;
 
   AugmentCall(const at::Tensor& store, const at::Tensor& rows, const at::Tensor& crop,
               const at::Tensor& flip, const OptionalTensor& partner, const OptionalTensor& weight,
@@ -31,9 +31,6 @@ struct AugmentCall {
   Normalization normalization() const;
   // Copies to `out` what could not be written there at once, and tells autograd of the change.
   void finish(const at::Tensor& out) const;
-
- private:
-  void normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std);
 };
 
 void augment_on_cpu(const Augment& call);

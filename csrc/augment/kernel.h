@@ -1,135 +1,5 @@
 // Views of images, for one instruction set: a row of the result at a time. Included by compile.h.
 
-FTBENCH_INLINE int64_t whole_vectors(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
-
-// What makes the pixels along one side: tap by tap, `padded` numbers for each.
-struct Taps {
-  int32_t* first;   // of each pixel, within the crop; after count_from_bases(), from its vector's base
-  int32_t* base;    // of each sixteen pixels: the least first
-  float* weights;   // [tap][pixel]
-  int64_t count, padded;
-};
-
-constexpr int64_t kWindow = 2 * kLanes;  // numbers that one vector of pixels can be picked from
-
-// Whether each sixteen neighbours of a view are made of pixels that lie within one window.
-FTBENCH_INLINE bool fits_window(const Side& side) {
-  return side.step * (kLanes - 1) + 2.0f * side.reach + 4.0f <= static_cast<float>(kWindow);
-}
-
-__attribute__((noinline)) void count_from_bases(Taps& taps, int64_t wanted) {
-  for (int64_t x = 0; x < taps.padded; x += kLanes) {
-    const int64_t end = x + kLanes < wanted ? x + kLanes : wanted;
-    int32_t least = taps.first[x];
-    for (int64_t i = x; i < end; ++i) least = taps.first[i] < least ? taps.first[i] : least;
-    taps.base[x / kLanes] = least;
-    for (int64_t i = x; i < end; ++i) taps.first[i] -= least;
-  }
-}
-
-__attribute__((noinline)) void set_taps(const Side& side, int64_t wanted, bool flip, int64_t scale,
-                                        Taps& taps) {
-  taps.padded = whole_vectors(wanted);
-  taps.count = 0;
-  for (int64_t i = 0; i < wanted; ++i) {
-    const Foot foot = foot_of(side, side.centre(i));
-    taps.count = foot.count > taps.count ? foot.count : taps.count;
-  }
-  for (int64_t i = 0; i < taps.padded * taps.count; ++i) taps.weights[i] = 0.0f;
-  for (int64_t i = 0; i < taps.padded; ++i) taps.first[i] = 0;
-  for (int64_t i = 0; i < wanted; ++i) {
-    const float centre = side.centre(i);
-    const Foot foot = foot_of(side, centre);
-    const int64_t at = flip ? wanted - 1 - i : i;
-    float sum = 0.0f;
-    for (int32_t k = 0; k < foot.count; ++k) {
-      const float weight = weight_at(side, centre, foot.first + k);
-      taps.weights[k * taps.padded + at] = weight;
-      sum += weight;
-    }
-    if (sum > 0.0f) {
-      for (int32_t k = 0; k < foot.count; ++k) taps.weights[k * taps.padded + at] /= sum;
-    } else {
-      taps.weights[at] = 1.0f;  // a crop thinner than rounding: its one pixel
-    }
-    taps.first[at] = static_cast<int32_t>(foot.first * scale);
-  }
-}
-
-// Rows of a crop, one above the other, weighted into one.
-FTBENCH_INLINE void weigh_rows(const uint8_t* top, int64_t stride, const float* weights,
-                               int64_t weight_stride, int64_t taps, int64_t values, float* to) {
-  const int64_t whole = values / kLanes * kLanes;
-  if (taps == 2) {
-    const Vector upper = fill(weights[0]), lower = fill(weights[weight_stride]);
-    const uint8_t* below = top + stride;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      store(to + i, fma(load(below + i), lower, load(top + i) * upper));
-    }
-  } else {
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      Vector sum = load(top + i) * fill(weights[0]);
-      for (int64_t k = 1; k < taps; ++k) {
-        sum = fma(load(top + k * stride + i), fill(weights[k * weight_stride]), sum);
-      }
-      store(to + i, sum);
-    }
-  }
-  if (whole == values) return;
-  Vector sum = load_part(top + whole, values - whole) * fill(weights[0]);
-  for (int64_t k = 1; k < taps; ++k) {
-    sum = fma(load_part(top + k * stride + whole, values - whole),
-              fill(weights[k * weight_stride]), sum);
-  }
-  store_part(to + whole, sum, values - whole);
-}
-
-#ifdef FTBENCH_PICKS
-constexpr bool kPicks = true;
-
-// The same of pixels of kChannels bytes, one (kChannel) to a plane of its own.
-template <int kChannels, int kChannel>
-FTBENCH_INLINE void weigh_sixteen(const uint8_t* top, int64_t stride, const float* weights,
-                                  int64_t weight_stride, int64_t taps, float* to) {
-  const auto pixels = [](const uint8_t* p) __attribute__((always_inline)) {
-    if constexpr (kChannels == 1) return load(p);
-    else return load_plane<kChannel>(p);
-  };
-  Vector sum = pixels(top) * fill(weights[0]);
-  for (int64_t k = 1; k < taps; ++k) {
-    sum = fma(pixels(top + k * stride), fill(weights[k * weight_stride]), sum);
-  }
-  store(to, sum);
-}
-template <int kChannels>
-FTBENCH_INLINE void weigh_into_planes(const uint8_t* top, int64_t stride, const float* weights,
-                                      int64_t weight_stride, int64_t taps, int64_t pixels,
-                                      float* to, int64_t plane) {
-  for (int64_t i = 0; i < pixels; i += kLanes) {
-    if (i + kLanes > pixels) {
-      if (pixels < kLanes) break;
-      i = pixels - kLanes;  // the last ones once more
-    }
-    const uint8_t* from = top + i * kChannels;
-    weigh_sixteen<kChannels, 0>(from, stride, weights, weight_stride, taps, to + i);
-    if constexpr (kChannels == 3) {
-      weigh_sixteen<3, 1>(from, stride, weights, weight_stride, taps, to + plane + i);
-      weigh_sixteen<3, 2>(from, stride, weights, weight_stride, taps, to + 2 * plane + i);
-    }
-  }
-  if (pixels >= kLanes) return;
-  for (int64_t i = 0; i < pixels * kChannels; ++i) {
-    float sum = static_cast<float>(top[i]) * weights[0];
-    for (int64_t k = 1; k < taps; ++k) {
-      sum += static_cast<float>(top[k * stride + i]) * weights[k * weight_stride];
-    }
-    to[i % kChannels * plane + i / kChannels] = sum;
-  }
-}
-#else
-constexpr bool kPicks = false;
-#endif
-
 // A row of all channels, and what it is made of.
 struct Viewer {
   const Augment& call;
@@ -141,19 +11,17 @@ struct Viewer {
   int64_t held[2];  // which image's
   int64_t padded;
 
-  void carve(float* scratch) {
+  // Lays everything out in scratch; returns how many numbers that takes. Null only counts them.
+  int64_t carve(float* scratch) {
+    int64_t used = 0;
+    const auto floats = [&](int64_t count) {
+      float* at = scratch ? scratch + used : nullptr;
+      used += count;
+      return at;
+    };
+    const auto ints = [&](int64_t count) { return reinterpret_cast<int32_t*>(floats(count)); };
     padded = whole_vectors(call.width);
     const int64_t tall = whole_vectors(call.height);
-    const auto ints = [&](int64_t count) {
-      int32_t* at = reinterpret_cast<int32_t*>(scratch);
-      scratch += count;
-      return at;
-    };
-    const auto floats = [&](int64_t count) {
-      float* at = scratch;
-      scratch += count;
-      return at;
-    };
     down.first = ints(tall);
     across.first = ints(padded);
     across.base = ints(whole_vectors(padded / kLanes));
@@ -162,11 +30,11 @@ struct Viewer {
     row = floats(row_values(call));
     planes = floats(call.channels * padded);
     packed = floats(whole_vectors(call.channels * call.width));
-    if (!call.partner) return;
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; call.partner && i < 2; ++i) {
       views[i] = floats(call.channels * call.height * padded);
       held[i] = -1;
     }
+    return used;
   }
 
   static int64_t plane_values(const Augment& call) {
@@ -363,10 +231,7 @@ struct Viewer {
       }
       const float* whole = views[hold(image, -1)];
       for (int64_t y = 0; y < call.height; ++y) {
-        for (int64_t c = 0; c < call.channels; ++c) {
-          const float* from = whole + (c * call.height + y) * padded;
-          for (int64_t x = 0; x < padded; x += kLanes) store(planes + c * padded + x, load(from + x));
-        }
+        blend_row(whole, whole, 1.0f, Box{0, 0, 0, 0}, y);
         write_row<T>(image, y);
       }
       return;
@@ -382,10 +247,14 @@ struct Viewer {
   }
 };
 
+Viewer viewer_of(const Augment& call) {
+  return {call, {}, {}, nullptr, nullptr, nullptr, {}, {}, 0};
+}
+
 template <class T>
 void augment_turns_to(const Augment& call, const Turn* turns, float* scratch, int64_t begin,
                       int64_t end) {
-  Viewer viewer{call, {}, {}, nullptr, nullptr, nullptr, {}, {}, 0};
+  Viewer viewer = viewer_of(call);
   viewer.carve(scratch);
   for (int64_t i = begin; i < end; ++i) viewer.make<T>(turns ? turns[i].image : i);
 }
@@ -402,12 +271,4 @@ void augment_turns(const Augment& call, const Turn* turns, float* scratch, int64
   }
 }
 
-int64_t augment_scratch(const Augment& call) {
-  const int64_t wide = whole_vectors(call.width), tall = whole_vectors(call.height);
-  const int64_t sides = tall * (1 + most_taps(call.store_height, call.height)) +
-                        wide * (1 + most_taps(call.store_width, call.width)) +
-                        whole_vectors(wide / kLanes);
-  const int64_t rows = Viewer::row_values(call) + call.channels * wide +
-                       whole_vectors(call.channels * call.width);
-  return sides + rows + (call.partner ? 2 * call.channels * call.height * wide : 0) + kLanes;
-}
+int64_t augment_scratch(const Augment& call) { return viewer_of(call).carve(nullptr); }

@@ -13,22 +13,6 @@
 namespace ftbench {
 namespace {
 
-Element element_of(const char* name, at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-      return Element::kFloat;
-    case at::kHalf:
-      return Element::kHalf;
-    case at::kBFloat16:
-      return Element::kBFloat16;
-    case at::kByte:
-      return Element::kByte;
-    default:
-      TORCH_CHECK_TYPE(false, name, " has dtype ", type,
-                       ", expected float32, float16, bfloat16 or uint8");
-  }
-}
-
 void check_field(const char* name, const at::Tensor& field, at::ScalarType type,
                  at::IntArrayRef shape) {
   TORCH_CHECK_TYPE(field.scalar_type() == type, "plan.", name, " has dtype ",
@@ -40,21 +24,6 @@ void check_field(const char* name, const at::Tensor& field, at::ScalarType type,
 void check_beside(const char* name, const at::Tensor& field, const at::Tensor& images) {
   TORCH_CHECK_VALUE(field.device() == images.device(), "the plan's ", name, " is on ",
                     field.device(), ", images on ", images.device());
-}
-
-// Partners index memory. On a GPU they were checked when the plan was made.
-void check_partners(const at::Tensor& partner) {
-  if (!partner.is_cpu()) return;
-  const int64_t batch = partner.numel();
-  const int64_t* values = partner.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < batch; ++i) {
-    TORCH_CHECK_INDEX(values[i] >= 0 && values[i] < batch, "plan.partner holds ", values[i],
-                      ", expected 0 to ", batch - 1);
-  }
-}
-
-bool plain(const at::Tensor& tensor) {
-  return tensor.is_contiguous() || tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 bool overlap(const at::Tensor& a, const at::Tensor& b) {
@@ -116,8 +85,7 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
                  const at::Tensor& out) {
   const std::vector<int64_t> shape = mixed_shape(images);
   mix.from = element_of("images", images.scalar_type());
-  mix.to = element_of("out", out.scalar_type());
-  TORCH_CHECK_TYPE(mix.to != Element::kByte, "out has dtype uint8, expected a floating-point one");
+  mix.to = float_element_of("out", out.scalar_type());
   TORCH_CHECK_VALUE(out.sizes() == at::IntArrayRef(shape) && out.device() == images.device(),
                     "out is ", out.sizes(), " on ", out.device(), ", expected ",
                     at::IntArrayRef(shape), " on ", images.device());
@@ -133,7 +101,7 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
   plan[0] = partner.contiguous();
   plan[1] = weight.contiguous();
   plan[2] = box.contiguous();
-  check_partners(plan[0]);
+  check_indices("plan.partner", plan[0], batch);
   TORCH_CHECK_VALUE(batch <= std::numeric_limits<int32_t>::max(), "the batch has ", batch,
                     " images, expected fewer than 2^31");
   mix.batch = batch;
@@ -143,7 +111,9 @@ MixCall::MixCall(const at::Tensor& images, const at::Tensor& partner, const at::
   mix.partner = plan[0].const_data_ptr<int64_t>();
   mix.weight = plan[1].const_data_ptr<float>();
   mix.box = plan[2].const_data_ptr<int32_t>();
-  normalize(mean, std);
+  scales = Scales(mean, std, mix.channels, mix.from == Element::kByte ? 255.0 : 1.0);
+  mix.scale = scales.scale_data();
+  mix.shift = scales.shift_data();
   empty = out.numel() == 0;
   if (!empty) bind(images, out);
 }
@@ -160,21 +130,6 @@ LabelCall::LabelCall(const at::Tensor& weight, const at::Tensor& box, int64_t he
   this->weight = weight.contiguous();
   this->box = box.contiguous();
   out = at::empty_like(this->weight);
-}
-
-void MixCall::normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std) {
-  TORCH_CHECK_VALUE(mean.size() == std.size(), "normalize has ", mean.size(), " means and ",
-                    std.size(), " stds");
-  if (mean.empty()) return;
-  TORCH_CHECK_VALUE(static_cast<int64_t>(mean.size()) == mix.channels, "normalize has ",
-                    mean.size(), " means, the images ", mix.channels, " channels");
-  const double full = mix.from == Element::kByte ? 255.0 : 1.0;
-  for (size_t c = 0; c < mean.size(); ++c) {
-    scale.push_back(static_cast<float>(1.0 / (full * std[c])));
-    shift.push_back(static_cast<float>(-mean[c] / std[c]));
-  }
-  mix.scale = scale.data();
-  mix.shift = shift.data();
 }
 
 void MixCall::bind(const at::Tensor& images, const at::Tensor& out) {
@@ -195,13 +150,7 @@ void MixCall::fit_gpu() {
   mix.images = source.const_data_ptr();
 }
 
-void MixCall::finish(const at::Tensor& out) const {
-  if (!target.is_same(out)) {
-    out.copy_(target);
-  } else if (!out.is_inference()) {
-    out.unsafeGetTensorImpl()->bump_version();
-  }
-}
+void MixCall::finish(const at::Tensor& out) const { hand_over(target, out); }
 
 Normalization normalization_of(const Mix& mix) {
   Normalization norm{};

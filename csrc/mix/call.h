@@ -3,8 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <vector>
-
+#include "../tensors.h"
 #include "mix.h"
 #include "program.h"
 
@@ -20,7 +19,7 @@ struct MixCall {
   bool empty = false;         // nothing to mix
   at::Tensor source, target;  // dense, and apart unless they are the same
   at::Tensor plan[3];         // dense
-  std::vector<float> scale, shift;
+  Scales scales;
 
   MixCall(const at::Tensor& images, const at::Tensor& partner, const at::Tensor& weight,
           const at::Tensor& box, at::ArrayRef<double> mean, at::ArrayRef<double> std,
@@ -32,7 +31,6 @@ struct MixCall {
   void finish(const at::Tensor& out) const;
 
  private:
-  void normalize(at::ArrayRef<double> mean, at::ArrayRef<double> std);
   void bind(const at::Tensor& images, const at::Tensor& out);
 };
 

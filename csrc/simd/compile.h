@@ -41,6 +41,7 @@ namespace {
 #include "../mix/span.h"
 #include "../mix/kernel.h"
 #include "../penalty/kernel.h"
+#include "../augment/taps.h"
 #include "../augment/kernel.h"
 
 }  // namespace

@@ -12,6 +12,15 @@ Records = Generator[RunRecord, None, None]
 """Records as runs end; closing it ends what is in progress."""
 
 
+GRACE = 5.0
+"""Seconds beyond its limit in which a run may end by itself before its process is ended."""
+
+
+def out_of_time(seconds: float, limit: float | None) -> str:
+    """Return the message of a run that was ended from outside."""
+    return f"out of time: ended after {seconds:.0f} s, its limit is {limit:g}"
+
+
 class Work(Protocol):
     """Makes a run's record. It is frozen and can be pickled, so that it can go to any process."""
 

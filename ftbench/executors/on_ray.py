@@ -17,16 +17,20 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ftbench.errors import FtbenchError, SpecError
-from ftbench.executors.contract import Listener, Records, Work
+from ftbench.executors.contract import GRACE, Listener, Records, Work, out_of_time
 from ftbench.records import RunRecord, RunSpec
 
 TRIES = 3
 """How often a run is started whose worker or node is lost, the first time included."""
 
 _LOOK_EVERY = 0.5  # seconds between looks at steps and clocks, and between what a run tells
-_GRACE = 5.0  # seconds beyond its limit in which a run may end by itself
-_NODE_ANSWERS = 120.0  # seconds in which a node has to say whether it has data and weights
-_PASSED_ON = ("FTBENCH_", "OMP_", "HF_", "TORCH_HOME")  # of this environment, by how names start
+_BOARD_ANSWERS = 5.0  # seconds in which the board has to say how far runs are
+_NODE_ANSWERS = 600.0  # seconds in which a node has to say whether it has data and weights
+# Of this environment. Everybody who sees the cluster sees them, so no tokens.
+_PASSED_ON = (
+    *("FTBENCH_CACHE", "FTBENCH_CACHE_GB", "FTBENCH_ISA", "FTBENCH_OPS"),
+    *("HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "TORCH_HOME"),
+)
 
 Check = Callable[[Work, str], str]
 """Returns why a node cannot carry out the work on a device, ``""`` where it can; runs there."""
@@ -54,6 +58,11 @@ class _Running:
     steps_told: int = 0
     is_late: bool = False
 
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way, 0 where it waits."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
+
 
 class OnRay:
     """Carries out as many runs at a time as the nodes of a cluster have room for."""
@@ -69,7 +78,7 @@ class OnRay:
         self._cluster, self._check = cluster, check
         self._started_here = _connect(self._ray, cluster)
         try:
-            self._nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            self._nodes = self._alive()
             self._gpus = self._share()
             room = self._room()
         except BaseException:
@@ -81,6 +90,9 @@ class OnRay:
         count = sum(count for *_, count in room)
         self.at_once = count if at_most is None else min(count, at_most)
         self.shares_device = 0 < self._gpus < 1
+
+    def _alive(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
 
     def _share(self) -> float:
         """Return how many GPUs a run takes: a share of one where several runs share it."""
@@ -136,6 +148,9 @@ class OnRay:
                 ended, _ = ray.wait(list(busy), timeout=_LOOK_EVERY)
                 self._look(tell, busy, listener)
                 self._end_late(busy, work.timeout_seconds)
+                if not ended:
+                    self._nodes = self._alive()
+                    self._room()  # raises where all nodes are lost that could go on
                 for task_of in ended:
                     now = busy.pop(task_of)
                     tell.forget.remote(now.run.key, now.tries)
@@ -173,7 +188,8 @@ class OnRay:
         ray, asked = self._ray, {}
         for name, number in self._asked:
             there = NodeAffinitySchedulingStrategy(number, soft=False)
-            task = self._task(_ask).options(scheduling_strategy=there)
+            # Without a CPU: others' runs may hold all of the node's.
+            task = self._task(_ask).options(scheduling_strategy=there, num_cpus=0)
             asked[task.remote(self._check, work, self._place)] = name
         problems = []
         for answer, name in asked.items():
@@ -189,7 +205,7 @@ class OnRay:
     def _look(self, tell: Any, busy: Mapping[Any, _Running], listener: Listener) -> None:
         """Hear where runs are under way and which steps they took since the last look."""
         try:
-            told = self._ray.get(tell.read.remote(), timeout=_GRACE)
+            told = self._ray.get(tell.read.remote(), timeout=_BOARD_ANSWERS)
         except Exception:  # whoever was told may be lost with its node: runs go on without
             return
         for now in busy.values():
@@ -202,9 +218,7 @@ class OnRay:
 
     def _end_late(self, busy: Mapping[Any, _Running], limit: float | None) -> None:
         for task_of, now in busy.items():
-            if limit is None or now.began is None or now.is_late:
-                continue
-            if time.monotonic() - now.began > limit + _GRACE:
+            if limit is not None and not now.is_late and now.seconds > limit + GRACE:
                 now.is_late = True
                 self._ray.cancel(task_of, force=True)
 
@@ -223,16 +237,14 @@ class OnRay:
             errors.TaskCancelledError,
         ) as error:
             if now.is_late:
-                limit = work.timeout_seconds
-                taken = time.monotonic() - (now.began or time.monotonic())
-                said = f"out of time: ended after {taken:.0f} s, its limit is {limit:g}"
+                said = out_of_time(now.seconds, work.timeout_seconds)
                 return work.lost(now.run, self._place, "timeout", said)
             if now.tries < TRIES:
                 return None
             said = f"lost {TRIES} times, the last{where}: {_cause(error)}"
             return work.lost(now.run, self._place, "crashed", said)
         except Exception as error:  # it could not be sent there or back
-            return work.lost(now.run, self._place, "failed", f"lost{where}: {_cause(error)}")
+            return work.lost(now.run, self._place, "failed", f"{_cause(error)}{where}")
 
     def _leave(self) -> None:
         if self._started_here:
@@ -258,7 +270,7 @@ def _connect(ray: Any, cluster: Cluster) -> bool:
     """Connect this process to a cluster; return whether that was done here and is to be undone."""
     if ray.is_initialized():
         return False
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     handled = signal.getsignal(signal.SIGTERM)
     try:

@@ -21,11 +21,10 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from ftbench.errors import FtbenchError
-from ftbench.executors.contract import Listener, Records, Work
+from ftbench.executors.contract import GRACE, Listener, Records, Work, out_of_time
 from ftbench.records import RunRecord, RunSpec
 
 _LOOK_EVERY = 0.2  # seconds between looks at steps and clocks
-_GRACE = 5.0  # seconds beyond its limit in which a run may end by itself
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
 
@@ -170,13 +169,12 @@ class _Worker:
         taken = 0.0 if now.began is None else time.monotonic() - now.began
         limit = work.timeout_seconds
         if not now.future.done():
-            if limit is not None and taken > limit + _GRACE and not now.is_late:
+            if limit is not None and taken > limit + GRACE and not now.is_late:
                 now.is_late = True
                 self.kill()
             return None
         if now.is_late:
-            said = f"out of time: ended after {taken:.0f} s, its limit is {limit:g}"
-            return work.lost(now.run, self._place, "timeout", said)
+            return work.lost(now.run, self._place, "timeout", out_of_time(taken, limit))
         try:
             record = now.future.result()
         except ProcessExpired as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftbench import rng
 from ftbench.ops import reference, serving
-from ftbench.ops.mix import FLOATS, MeanStd, MixPlan, checked_normalization
+from ftbench.ops.mix import FLOATS, MeanStd, MixPlan, checked_normalization, sent
 
 _ROOM = 1e-6  # by which a crop's rounded sums may pass the image, as a share of its side
 
@@ -65,14 +65,7 @@ class AugmentPlan:
 
     def to(self, device: torch.device | str) -> AugmentPlan:
         """Return the plan with its tensors on ``device``: from the CPU to a GPU without waiting."""
-        device = torch.device(device)
-        if device == self.crop.device:
-            return self
-        wait = not (device.type == "cuda" and self.crop.device.type == "cpu")
-        crop, flip = (
-            (t if wait else t.pin_memory()).to(device, non_blocking=not wait)
-            for t in (self.crop, self.flip)
-        )
+        crop, flip = sent([self.crop, self.flip], torch.device(device))
         return self._of_checked(crop, flip)
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> AugmentPlan:

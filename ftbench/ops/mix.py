@@ -104,13 +104,7 @@ class MixPlan:
 
     def to(self, device: torch.device | str) -> MixPlan:
         """Return the plan with its tensors on ``device``: from the CPU to a GPU without waiting."""
-        device = torch.device(device)
-        fields = [self.partner, self.weight, self.box]
-        if device.type == "cuda" and not any(f.is_cuda or f.requires_grad for f in fields):
-            moved = _in_one(fields, lambda sent: sent.pin_memory().to(device, non_blocking=True))
-        else:
-            moved = [field.to(device) for field in fields]
-        partner, weight, box = moved
+        partner, weight, box = sent([self.partner, self.weight, self.box], torch.device(device))
         return self._of_checked(partner, weight, box, self.height, self.width)
 
     @classmethod
@@ -121,6 +115,13 @@ class MixPlan:
         plan = object.__new__(cls)
         plan.__dict__.update(partner=partner, weight=weight, box=box, height=height, width=width)
         return plan
+
+
+def sent(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Return the tensors on a device, widest elements first: from the CPU to a GPU in one copy."""
+    if device.type == "cuda" and not any(t.is_cuda or t.requires_grad for t in tensors):
+        return _in_one(tensors, lambda whole: whole.pin_memory().to(device, non_blocking=True))
+    return [tensor.to(device) for tensor in tensors]
 
 
 def _in_one(tensors: list[Tensor], move: Callable[[Tensor], Tensor]) -> list[Tensor]:

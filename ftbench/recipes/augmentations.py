@@ -93,49 +93,6 @@ Degrees = Annotated[float, Field(ge=0, le=180)]
 Turn = Annotated[float, Field(ge=0, le=0.5)]
 
 
-def in_order(value: tuple[float, float]) -> tuple[float, float]:
-    """Return two bounds; ValueError where they are none."""
-    if not 0 < value[0] <= value[1]:
-        raise ValueError("expected two numbers above 0, the smaller one first")
-    return value
-
-
-def of_the_image(value: tuple[float, float]) -> tuple[float, float]:
-    """Return bounds of a share; ValueError where they pass the whole."""
-    if value[1] > 1:
-        raise ValueError("expected shares of the image's area, 1 at most")
-    return value
-
-
-class ViewOptions(Options):
-    """Options of ``standard``, ``strong``, ``medical`` and ``satellite``: defaults differ."""
-
-    scale: Pair = Field((0.8, 1.0), description="share of the area that a crop keeps")
-    ratio: Pair = Field(
-        (3 / 4, 4 / 3), description="of a crop's sides, width by height, in a square image"
-    )
-    flip: Share = Field(0.5, description="share of images that are mirrored")
-    vertical_flip: Share = Field(0.0, description="share that is turned upside down")
-    rotation: Degrees = Field(0.0, description="degrees either way")
-    brightness: Jitter = Field(0.2, description="share either way")
-    contrast: Jitter = Field(0.2, description="share either way")
-    saturation: Jitter = Field(0.2, description="share either way; of RGB images")
-    hue: Turn = Field(0.0, description="share of the circle either way")
-    grayscale: Share = Field(0.0, description="share of images without colour")
-    blur: Share = Field(0.0, description="share that is blurred, by 0.1 to 2 pixels")
-    erase: Share = Field(0.0, description="share in which a box is erased")
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return in_order(value)
-
-    @field_validator("scale")
-    @classmethod
-    def _of_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return of_the_image(value)
-
-
 class ResizedCropOptions(Options):
     """Options of ``resized-crop``."""
 
@@ -146,12 +103,34 @@ class ResizedCropOptions(Options):
     @field_validator("scale", "ratio")
     @classmethod
     def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return in_order(value)
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("expected two numbers above 0, the smaller one first")
+        return value
 
     @field_validator("scale")
     @classmethod
     def _of_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return of_the_image(value)
+        if value[1] > 1:
+            raise ValueError("expected shares of the image's area, 1 at most")
+        return value
+
+
+class ViewOptions(ResizedCropOptions):
+    """Options of ``standard``, ``strong``, ``medical`` and ``satellite``: defaults differ."""
+
+    scale: Pair = Field((0.8, 1.0), description="share of the area that a crop keeps")
+    ratio: Pair = Field(
+        (3 / 4, 4 / 3), description="of a crop's sides, width by height, in a square image"
+    )
+    vertical_flip: Share = Field(0.0, description="share that is turned upside down")
+    rotation: Degrees = Field(0.0, description="degrees either way")
+    brightness: Jitter = Field(0.2, description="share either way")
+    contrast: Jitter = Field(0.2, description="share either way")
+    saturation: Jitter = Field(0.2, description="share either way; of RGB images")
+    hue: Turn = Field(0.0, description="share of the circle either way")
+    grayscale: Share = Field(0.0, description="share of images without colour")
+    blur: Share = Field(0.0, description="share that is blurred, by 0.1 to 2 pixels")
+    erase: Share = Field(0.0, description="share in which a box is erased")
 
 
 class ResizedCrop(Augmentation[ResizedCropOptions]):

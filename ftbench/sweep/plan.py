@@ -12,7 +12,7 @@ from typing import cast
 from ftbench import store
 from ftbench.config import SweepSpec
 from ftbench.errors import SpecError, did_you_mean
-from ftbench.lines import making_many
+from ftbench.memory import making_many
 from ftbench.plugins import Catalogue
 from ftbench.records import STATUSES, RunRecord, RunSpec, Status, describe_run
 from ftbench.run import resolve_device

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from ftbench import rng
-from ftbench.answers import refusal, require
+from ftbench.answers import refusal
 from ftbench.backbone import Model
 from ftbench.errors import FtbenchError
-from ftbench.ops import AugmentPlan, MixPlan, QuadraticPenalty
-from ftbench.preprocessing import Preprocessing
+from ftbench.ops import QuadraticPenalty
 from ftbench.recipe import Recipe
 from ftbench.recipe_parts import RecipeParts
 from ftbench.strategy import Strategy
@@ -26,11 +24,10 @@ from ftbench.train.freezing import Freezer
 from ftbench.train.history import StepValues
 from ftbench.train.leaves import LeafCheck
 from ftbench.train.losses import CheckedLoss, Loss
-from ftbench.train.mixing import BatchMixer
 from ftbench.train.optimizer import Groups, build_optimizer, checked_factor, set_rates
-from ftbench.train.order import BatchOrder
 from ftbench.train.precision import Precision
-from ftbench.train.prefix import Flows, KnownRows, Rows
+from ftbench.train.prefix import KnownRows
+from ftbench.train.rows import SeenRows, StepRows, as_is, row_count
 from ftbench.train.statistics import Buffers, moving_modules
 from ftbench.training import Forward, Step
 
@@ -42,17 +39,6 @@ class Passes:
     steps: int = 0
     forward: int = 0
     backward: int = 0
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A step's rows as the model sees them: augmented and mixed, or behind its frozen stages."""
-
-    see: Callable[[], Any]
-    targets: Any
-    plan: MixPlan | None
-    flow: Any = None  # what comes out of the first stages, where that is known
-    depth: int = 0  # how many
 
 
 class Steps:
@@ -74,17 +60,12 @@ class Steps:
         self._strategy, self._recipe, self._made, self._seed = strategy, recipe, made, seed
         self._generator = generator
         self._total = recipe.total_steps(len(examples))
-        self._order = BatchOrder(len(examples), recipe.batch_size, seed)
         self._optimizer = build_optimizer(model, strategy, recipe.weight_decay, made.optimizer)
         self._update_statistics = not strategy.pretrained or recipe.norm_statistics == "update"
         self._groups = Groups(self._optimizer)
         self.freezer = Freezer(model, strategy, update_statistics=self._update_statistics)
-        self._mixers: list[BatchMixer] = []
-        # What other views, or other rows, are mixed with differs from step to step.
-        varies = made.augmentation.varies or made.mixing.mixes
-        self._all_prefixes, self._prefixes = prefixes, None if varies else prefixes
-        self._flows: Flows | None = None
-        self._frozen = 0  # stages that were frozen when flows were looked for
+        self._rows = StepRows(examples, recipe, made, seed, prefixes)
+        self._prefixes = prefixes
         self.precision = Precision(recipe.precision, next(model.parameters()).device)
         self.leaves = LeafCheck(self._optimizer, model, strategy, loss)
         self._looked_at: tuple[bool, ...] = ()
@@ -100,7 +81,7 @@ class Steps:
         """
         buffers = Buffers(self._model.modules())
         self._model.eval()
-        batch = self._examples.batch(self._order.batch(0))
+        batch = self._examples.batch(self._rows.order.batch(0))
         if not self._update_statistics:
             with rng.isolated(self._seed, "statistics"):
                 self.freezer.hold_statistics(moving_modules(self._model, batch.inputs))
@@ -117,8 +98,8 @@ class Steps:
     def take(self, step: int) -> StepValues | None:
         """Take a step; return what it came to, or None where nothing trains in it."""
         self.freezer.apply(step / self._total)
-        if self._all_prefixes is not None:
-            self._all_prefixes.thaw(self.freezer.frozen_stages)
+        if self._prefixes is not None:
+            self._prefixes.thaw(self.freezer.frozen_stages)
         if not self.freezer.anything_trains:
             return None
         self._groups.show(self.freezer.now)
@@ -129,7 +110,7 @@ class Steps:
         # What augments draws from the global generators: point them at this step, whatever was
         # drawn before, by the strategy for one.
         rng.seed_global(self._seed, "batch", step)
-        taken = _Taken(self, step, self._rows(step))
+        taken = _Taken(self, step, self._rows.at(step, self.freezer.frozen_stages))
         self._optimizer.zero_grad(set_to_none=True)
         shown = Step(self._model, step, self._total, backward=taken.backward, update=self._update)
         self._strategy.advance(shown)
@@ -140,99 +121,6 @@ class Steps:
         )
         assert taken.values is not None  # there was a backward pass
         return taken.values
-
-    def _rows(self, step: int) -> tuple[_Rows, ...]:
-        """Return the step's rows, in as many parts as the recipe accumulates gradients over."""
-        rows, augmentation = self._order.batch(step), self._made.augmentation
-        flows = self._known_flows()
-        if flows is not None:
-            return self._flowing(flows, rows)
-        stored = getattr(self._examples, "unprepared", None)
-        if stored is None:
-            batch = self._examples.batch(rows)
-            views = augmentation.augment(batch.inputs, size=None, seed=self._seed, step=step)
-            return self._parts(views, batch.targets, None, step)
-        wanted: Preprocessing = self._examples.preprocessing  # type: ignore[attr-defined]
-        resident = getattr(self._examples, "resident", None)
-        if resident is not None:
-            side = wanted.resize
-            plan = augmentation.views(len(rows), side, side, seed=self._seed, step=step)
-            if plan is not None:
-                return self._viewed(resident, rows, plan, wanted, step)
-        batch = stored(rows)
-        views = augmentation.augment(batch.inputs, size=wanted.size, seed=self._seed, step=step)
-        _require_size(augmentation.name, views, wanted)
-        return self._parts(views, batch.targets, wanted, step)
-
-    def _known_flows(self) -> Flows | None:
-        """Return the rows behind the stages that are frozen now, where they need no computing."""
-        if self._prefixes is None:
-            return None
-        if self._frozen != self.freezer.frozen_stages:
-            self._frozen, self._flows = self.freezer.frozen_stages, None
-            if self._frozen:
-                self._flows = self._prefixes.training(self._frozen)
-        if self._flows is not None and not self._prefixes.still(self._flows.depth):
-            self._flows = self._prefixes = None  # the strategy writes to frozen stages
-        return self._flows
-
-    def _flowing(self, flows: Flows, rows: Rows) -> tuple[_Rows, ...]:
-        """Return the step's rows behind frozen stages; the inputs are made where one asks."""
-        count = min(self._recipe.accumulation, len(rows))
-        return tuple(
-            _Rows(
-                functools.partial(self._inputs, part),
-                flows.targets(part),
-                None,
-                flows.flow(part),
-                flows.depth,
-            )
-            for part in np.array_split(rows, count)
-        )
-
-    def _inputs(self, rows: Rows) -> Any:
-        return self._examples.batch(rows).inputs
-
-    def _parts(
-        self, views: Any, targets: Any, wanted: Preprocessing | None, step: int
-    ) -> tuple[_Rows, ...]:
-        """Return the augmented rows as parts, each mixed by itself, and normalised if stored."""
-        count = min(self._recipe.accumulation, _row_count(views))
-        found = []
-        for index, (inputs, labels) in enumerate(_split((views, targets), count)):
-            mixer, draw = self._mixer(index), step * count + index
-            mixed, plan = (
-                mixer(inputs, draw) if wanted is None else mixer.normalised(inputs, wanted, draw)
-            )
-            found.append(_Rows(functools.partial(_as_is, mixed), labels, plan))
-        return tuple(found)
-
-    def _viewed(
-        self,
-        resident: Callable[[Rows], tuple[Tensor, Tensor, Any]],
-        rows: Rows,
-        plan: AugmentPlan,
-        wanted: Preprocessing,
-        step: int,
-    ) -> tuple[_Rows, ...]:
-        """Return views of stored rows, each part made from their bytes in one pass."""
-        what = f"augmentation '{self._made.augmentation.name}': views() returned"
-        plan = require(plan, AugmentPlan, what, "an ftbench.AugmentPlan or None")
-        if len(plan.flip) != len(rows):
-            raise refusal(plan, what, f"views of {len(rows)} rows")
-        count, found = min(self._recipe.accumulation, len(rows)), []
-        for index, part in enumerate(np.array_split(np.arange(len(rows)), count)):
-            store, places, targets = resident(rows[part])
-            mixer, draw = self._mixer(index), step * count + index
-            views, mixed = mixer.augmented(store, places, plan[part], wanted, draw)
-            found.append(_Rows(functools.partial(_as_is, views), targets, mixed))
-        return tuple(found)
-
-    def _mixer(self, index: int) -> BatchMixer:
-        """Return the mixer of a part of the batch: its memory is that part's alone."""
-        while len(self._mixers) <= index:
-            self._mixers.append(BatchMixer(self._made.mixing, self._seed))
-        return self._mixers[index]
 
     def _update(self) -> None:
         if not self.precision.allows_step(self._trained()):
@@ -323,7 +211,7 @@ class Steps:
         """Forget the gradients of before."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def forward(self, rows: _Rows, taken: _Taken) -> Forward:
+    def forward(self, rows: SeenRows, taken: _Taken) -> Forward:
         """Return a pass over some rows, with a gradient where they or what trains want one."""
         frozen = self.freezer.frozen_stages
         if rows.flow is None and frozen and _wants_gradient(rows.see()):
@@ -345,7 +233,7 @@ class Steps:
             _again=taken.again,
         )
 
-    def _stages(self, rows: _Rows, frozen: int) -> list[Any]:
+    def _stages(self, rows: SeenRows, frozen: int) -> list[Any]:
         """Return what each stage makes of the one before, None for frozen ones but the last."""
         found: list[Any] = [None] * frozen
         flow = rows.see() if rows.flow is None else rows.flow
@@ -366,9 +254,9 @@ class Steps:
 class _Taken:
     """A step while it is taken: its rows, and what its backward passes came to."""
 
-    def __init__(self, steps: Steps, step: int, parts: tuple[_Rows, ...]) -> None:
+    def __init__(self, steps: Steps, step: int, parts: tuple[SeenRows, ...]) -> None:
         self._steps, self.step, self._parts = steps, step, parts
-        counts = [_row_count(rows.targets) for rows in parts]
+        counts = [row_count(rows.targets) for rows in parts]
         self.shares = tuple(count / sum(counts) for count in counts)
         self._rows = parts[0]  # those of the pass that is under way
         self.forwards = 0
@@ -400,7 +288,7 @@ class _Taken:
 
     def again(self, inputs: Any) -> Forward:
         """Return an extra pass, which moves no statistics."""
-        found, wanted = (_row_count(values) for values in (inputs, self._rows.targets))
+        found, wanted = (row_count(values) for values in (inputs, self._rows.targets))
         if found != wanted:
             raise FtbenchError(
                 f"forward.again() was given {found} rows, and the batch has {wanted}, as many as "
@@ -408,7 +296,7 @@ class _Taken:
             )
         self._hold_statistics()
         self.forwards += 1
-        rows = _Rows(functools.partial(_as_is, inputs), self._rows.targets, self._rows.plan)
+        rows = SeenRows(functools.partial(as_is, inputs), self._rows.targets, self._rows.plan)
         return self._steps.forward(rows, self)
 
     def _hold_statistics(self) -> None:
@@ -423,37 +311,9 @@ class _Taken:
             self._statistics = None
 
 
-def _require_size(name: str, views: Any, wanted: Preprocessing) -> None:
-    """Raise FtbenchError where an augmentation made of stored images what the model cannot take."""
-    shape = (wanted.channels, *wanted.size)
-    if not isinstance(views, Tensor) or tuple(views.shape[1:]) != shape:
-        raise refusal(
-            views,
-            f"augmentation '{name}': augment() returned",
-            f"images (N, {', '.join(map(str, shape))}) as the model takes them",
-        )
-
-
 def _is_overridden(strategy: Strategy, method: str) -> bool:
     """Return whether a strategy has another method than the base class's."""
     return getattr(type(strategy), method) is not getattr(Strategy, method)
-
-
-def _as_is(inputs: Any) -> Any:
-    return inputs
-
-
-def _row_count(values: Any) -> int:
-    return len(_pytree.tree_leaves(values)[0])
-
-
-def _split(values: Any, count: int) -> list[Any]:
-    """Return nested tensors in ``count`` parts of nearly equal length, rows first."""
-    if count == 1:
-        return [values]
-    leaves, structure = _pytree.tree_flatten(values)
-    parts = zip(*(torch.tensor_split(leaf, count) for leaf in leaves), strict=True)
-    return [_pytree.tree_unflatten(list(part), structure) for part in parts]
 
 
 def _mean(values: Sequence[StepValues], shares: Sequence[float]) -> StepValues:

@@ -174,6 +174,23 @@ def test_a_node_that_is_killed_costs_a_try_and_no_run(cluster, tmp_path):
     assert killed != [node]
 
 
+def test_a_sweep_ends_where_no_node_is_left_that_could_go_on(cluster, tmp_path):
+    last = cluster.add_node(num_cpus=1, labels={"kind": "last"})
+    cluster.wait_for_nodes()
+    killed = []
+
+    class Kills(Heard):
+        def stepped(self, run, step, total):
+            if not killed:
+                killed.append(run)
+                cluster.remove_node(last, allow_graceful=False)
+
+    executor = OnRay(Cluster(labels={"kind": "last"}), _nothing)
+    with pytest.raises(SpecError, match=r"no node .* label kind=last"):
+        list(executor.map([run_spec(seed=16)], Work(tmp_path), Kills()))
+    assert killed
+
+
 SWEEP = (
     *("sweep", "--strategies", "head-only,full", "--sizes", "20", "--num-seeds", "2"),
     *("--steps", "30", "--executor", "ray", "--workers", "2"),

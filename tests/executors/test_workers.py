@@ -110,7 +110,7 @@ def test_a_worker_that_dies_costs_one_run_and_is_replaced(seed, said):
 
 
 def test_a_run_that_hangs_in_c_is_ended_at_its_limit(monkeypatch):
-    monkeypatch.setattr("ftbench.executors.workers._GRACE", 0.5)
+    monkeypatch.setattr("ftbench.executors.workers.GRACE", 0.5)
     began = time.monotonic()
     records, _ = carried_out([14, 1, 2], timeout_seconds=1.0)
     assert time.monotonic() - began < 30

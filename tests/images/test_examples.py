@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from torchvision.transforms import functional as peers
 
-from ftbench.backbone import Model
 from ftbench.errors import FtbenchError
 from ftbench.images import FileImages, ImageExamples, read_image, resized, scan
 from ftbench.images.examples import gathered
 from ftbench.plugins.recipe import make_recipe
 from ftbench.preprocessing import Preprocessing
 from ftbench.recipe import Recipe
-from ftbench.strategies.full import Full
 from ftbench.train.mixing import BatchMixer
-from ftbench.train.order import BatchOrder
-from ftbench.train.steps import Steps
+from ftbench.train.rows import StepRows
 
 WANTED = Preprocessing((8, 8), 10, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -138,17 +134,11 @@ def test_training_sees_views_made_from_stored_bytes_as_by_parts(
         steps=3, batch_size=5, accumulation=accumulation, mixing=mixing, augmentation="resized-crop"
     )
     made = make_recipe(recipe, catalogue)
-    model = Model([("pool", nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()))], nn.Linear(3, 3))
-
-    def loss(outputs, targets, **options):
-        return nn.functional.cross_entropy(outputs, targets)
-
-    steps = Steps(model, prepared, Full(), recipe, made, loss, 0, torch.Generator())
-    order = BatchOrder(6, 5, 0)
+    step_rows = StepRows(prepared, recipe, made, 0)
     for step in range(3):
-        parts = steps._rows(step)
+        parts = step_rows.at(step, 0)
         assert len(parts) == accumulation
-        rows = order.batch(step)
+        rows = step_rows.order.batch(step)
         batch = prepared.unprepared(rows)
         views = made.augmentation.augment(batch.inputs, size=WANTED.size, seed=0, step=step)
         for index, (part, chosen) in enumerate(
