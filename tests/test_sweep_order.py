@@ -97,6 +97,19 @@ def test_a_process_has_a_device_or_threads_of_its_own(gpus, options, workers, ex
     assert places_for(spec(**options), workers) == expected
 
 
+def test_several_runs_share_each_gpu_where_asked(gpus):
+    devices = ["cuda:0", "cuda:1", "cuda:2"]
+    assert places_for(spec(device="cuda"), "auto", 2) == devices * 2
+    assert places_for(spec(device="cuda"), 4, 2) == [*devices, "cuda:0"]
+    assert places_for(spec(), "auto", 2) == ["cpu"] * 8
+    shared = executor_for(spec(device="cuda"), [run_spec()] * 9, "auto", runs_per_gpu=2)
+    assert (shared.at_once, shared.shares_device) == (6, True)
+    alone = executor_for(spec(device="cuda"), [run_spec()] * 9, "auto")
+    assert (alone.at_once, alone.shares_device) == (3, False)
+    with pytest.raises(SpecError, match="runs per GPU: expected a number of at least 1, got 0"):
+        executor_for(spec(), [run_spec()], "auto", runs_per_gpu=0)
+
+
 def test_no_more_processes_than_runs_and_none_where_one_core_is_all(gpus, monkeypatch):
     found = executor_for(spec(), [run_spec()] * 3, "auto")
     assert (type(found), found.at_once, found.shares_device) == (Workers, 3, True)

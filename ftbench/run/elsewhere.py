@@ -20,15 +20,15 @@ def versions() -> dict[str, str]:
     return {**{name: library(name) for name in _SAME}, "ftbench's source": code()}
 
 
-def lacks(work: Any, place: str, *, runs: Sequence[RunSpec], versions: Mapping[str, str]) -> str:
+def lacks(work: Any, place: str, *, runs: Sequence[RunSpec], wanted: Mapping[str, str]) -> str:
     """Return why this machine cannot carry out runs like these, ``""`` where it can.
 
     ``work`` is the :class:`ftbench.run.RunWork` of a sweep, whose data and weights are looked for
-    where its runs say; ``versions`` are those of the machine that asks.
+    where its runs say; ``wanted`` are the versions of the machine that asks.
     """
-    for name, here in _versions_here().items():
-        if here != versions[name]:
-            return f"{name} is {_short(here)} there and {_short(versions[name])} here"
+    for name, version in versions().items():
+        if version != wanted[name]:
+            return f"{name} is {_short(version)} there and {_short(wanted[name])} here"
     if place != "cpu" and not torch.cuda.is_available():
         return "torch finds no GPU there"
     for run in runs:
@@ -38,9 +38,6 @@ def lacks(work: Any, place: str, *, runs: Sequence[RunSpec], versions: Mapping[s
         except Exception as error:  # whatever a plugin raises
             return f"{run.task.label} with {run.backbone.label}: {error}"
     return ""
-
-
-_versions_here = versions
 
 
 def _short(version: str) -> str:

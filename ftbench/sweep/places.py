@@ -48,7 +48,7 @@ def _on_ray(
         raise SpecError(f"--executor ray chooses the GPU itself: device cuda, not {spec.device}")
     # The nodes run code of their own: the same, or scores would not compare.
     pairs = {(run.task.label, run.backbone.label): run for run in reversed(pending)}
-    asked = functools.partial(lacks, runs=tuple(pairs.values()), versions=versions())
+    asked = functools.partial(lacks, runs=tuple(pairs.values()), wanted=versions())
     asks = replace(cluster, threads=spec.threads, device=spec.device)
     return OnRay(asks, asked, at_most=None if workers == "auto" else workers)
 
